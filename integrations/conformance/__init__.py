@@ -1,0 +1,1 @@
+"""Runs other projects' own test suites with Halo underneath; `python -m integrations.conformance --help`."""

@@ -1,0 +1,82 @@
+"""Command line: runs the suites under Halo and ends with one line per suite."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from integrations.conformance import environment, trial
+from integrations.conformance.suites import SUITES, Suite
+from integrations.conformance.verdict import Difference, Verdict, compare, expected_differences
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0 when all that passes plain passes under Halo, 1 when not, 2 when a run gave no verdict."""
+    options = _parser().parse_args(arguments)
+    suites = [suite for suite in SUITES if options.suite in (suite.name, "all")]
+    differences = expected_differences()
+    lines, status = [], 0
+    try:
+        with environment.exclusive():
+            for suite in suites:
+                line, code = _judge(suite, options, differences)
+                lines.append(line)
+                status = max(status, code)
+    except (environment.SetupError, trial.TrialError, LookupError) as error:
+        print(error, file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        print("stopped; environments and plain results that were finished are kept", file=sys.stderr)
+        status = 130
+    print(*lines, sep="\n")
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m integrations.conformance", description=__doc__)
+    parser.add_argument("suite", choices=[*(suite.name for suite in SUITES), "all"])
+    parser.add_argument("--plain", action="store_true", help="run without Halo, and remember the result")
+    parser.add_argument("--fast", action="store_true", help="a subset of LangGraph's tests (under a minute)")
+    parser.add_argument("-k", dest="expression", metavar="EXPR", help="only tests that match, as pytest's -k")
+    return parser
+
+
+def _judge(suite: Suite, options: argparse.Namespace, differences: list[Difference]) -> tuple[str, int]:
+    selection = {"fast": options.fast, "expression": options.expression}
+    if options.plain:
+        result = trial.plain(suite, **selection)
+        _explain(result)
+        return f"{suite.name} (plain): {result}", 0
+    halo = trial.run(suite, "halo", **selection)
+    if not options.expression and not halo.routing.get("graph runs"):
+        raise trial.TrialError(f"{suite.name}: no graph ran through Halo, so the run proves nothing")
+    plain = trial.remembered(suite, **selection)
+    if plain is None and halo.having("failed"):
+        plain = trial.plain(suite, **selection)
+    verdict = compare(suite, halo, plain, differences) if plain else Verdict()
+    _explain(halo, verdict)
+    line = f"{suite.name}: {halo}"
+    if plain and plain.having("failed"):
+        line += f" (plain: {plain}); "
+        line += f"fails nowhere that plain {suite.project} does not" if not verdict.regressions else ""
+    if verdict.regressions:
+        line = f"{line.removesuffix('; ')}; fails {len(verdict.regressions)} that plain {suite.project} passes"
+    return line, 1 if verdict.regressions else 0
+
+
+def _explain(result: trial.Trial, verdict: Verdict | None = None) -> None:
+    print(f"  {result.wall_s:.0f} s" + "".join(f", {count} {what}" for what, count in sorted(result.routing.items())))
+    for test in result.flaky:
+        print(f"  passed alone on a second try: {test}")
+    if verdict is None:
+        return
+    for test in sorted(verdict.regressions):
+        print(f"  ONLY UNDER HALO: {test}: {result.reasons.get(test, 'did not run')}".splitlines()[0])
+    for test, reason in sorted(verdict.expected.items()):
+        print(f"  expected: {test}: {reason}")
+    for test in verdict.stale:
+        print(f"  no longer differs, remove it from expected_differences.toml: {test}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
