@@ -1,0 +1,55 @@
+"""The plan: an agent workflow as operators, edges and facts, and the consolidation of a batch over it."""
+
+from halo_core.plan.edges import END, START, Barrier, Edge, Exit, Guard, StateKey
+from halo_core.plan.graph import close_loops, critical_path
+from halo_core.plan.operators import (
+    AdvisedCall,
+    Effect,
+    Join,
+    LLMOperator,
+    Loop,
+    OpaqueStep,
+    Operator,
+    Route,
+    Sampling,
+    Source,
+    ToolOperator,
+    ToolSchema,
+    effect_of,
+)
+from halo_core.plan.plan import Plan
+from halo_core.plan.prompt import LiteralText, Message, MessagesSlot, PromptTemplate, Segment, Slot
+from halo_core.plan.text import to_text
+
+__all__ = [
+    "END",
+    "START",
+    "AdvisedCall",
+    "Barrier",
+    "Edge",
+    "Effect",
+    "Exit",
+    "Guard",
+    "Join",
+    "LLMOperator",
+    "LiteralText",
+    "Loop",
+    "Message",
+    "MessagesSlot",
+    "OpaqueStep",
+    "Operator",
+    "Plan",
+    "PromptTemplate",
+    "Route",
+    "Sampling",
+    "Segment",
+    "Slot",
+    "Source",
+    "StateKey",
+    "ToolOperator",
+    "ToolSchema",
+    "close_loops",
+    "critical_path",
+    "effect_of",
+    "to_text",
+]
