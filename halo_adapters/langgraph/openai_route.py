@@ -1,0 +1,119 @@
+"""The route of OpenAI-shaped chat models (ChatOpenAI and what is built on it) to the pool.
+
+Requests are built and answers are read by the model's own methods, so that messages, tools, structured output and
+errors are what the model would have given. Streams run the model's own code too, over the hook in the OpenAI SDK.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, NoReturn
+
+from langchain_core.language_models.chat_models import BaseChatModel
+
+from halo_adapters.langgraph import sdk_hook
+from halo_adapters.langgraph.intercept import Route
+from halo_adapters.langgraph.session import origin_of
+from halo_adapters.langgraph.wire import call_from_payload, name_of, resolve, unroutable
+from halo_core.errors import EngineDiedError, EngineError
+from halo_core.pool import Completion, LLMCall
+from halo_core.runtime import Run, get_executor
+
+
+class OpenAIRoute(Route):
+    """Matches the classes of `langchain_openai`; subclasses of the user's own reach it through `super()`."""
+
+    def matches(self, model: BaseChatModel, owner: type[BaseChatModel]) -> bool:
+        return owner.__module__.startswith("langchain_openai.")
+
+    def refuses(self, model: BaseChatModel, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+        payload = _payload(model, args, kwargs)
+        if "messages" not in payload or "input" in payload:
+            return "the Responses API is not a chat completion"
+        if getattr(model, "include_response_headers", False):
+            return "include_response_headers asks for the server's own headers"
+        return unroutable(payload) or resolve(name_of(payload), *_address(model))[1]
+
+    def generate(self, run: Run, model: Any, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        payload, call = _call(run, model, args, kwargs)
+        try:
+            completion = get_executor().call_blocking(run, call)
+        except EngineError as error:
+            _raise(model, error)
+        return _result(model, payload, completion)
+
+    async def agenerate(self, run: Run, model: Any, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        payload, call = _call(run, model, args, kwargs)
+        try:
+            completion = await get_executor().call(run, call)
+        except EngineError as error:
+            _raise(model, error)
+        return _result(model, payload, completion)
+
+    def stream(self, run: Run, model: Any, original: Callable[..., Any], args: Any, kwargs: Any) -> Iterator[Any]:
+        return sdk_hook.forced_iterator(original(*args, **kwargs))
+
+    def astream(
+        self, run: Run, model: Any, original: Callable[..., Any], args: Any, kwargs: Any
+    ) -> AsyncIterator[Any]:
+        return sdk_hook.forced_async_iterator(original(*args, **kwargs))
+
+
+def _payload(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    rest = dict(kwargs)
+    messages = args[0] if args else rest.pop("messages")
+    stop = args[1] if len(args) > 1 else rest.pop("stop", None)
+    rest.pop("run_manager", None)
+    rest.pop("stream_usage", None)
+    payload: dict[str, Any] = model._get_request_payload(messages, stop=stop, **rest)
+    return payload
+
+
+def _address(model: Any) -> tuple[str | None, str | None]:
+    key = getattr(model, "openai_api_key", None)
+    secret = key.get_secret_value() if hasattr(key, "get_secret_value") else None
+    return getattr(model, "openai_api_base", None), secret
+
+
+def _call(run: Run, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[dict[str, Any], LLMCall]:
+    payload = _payload(model, args, kwargs)
+    served, _ = resolve(name_of(payload), *_address(model))
+    if served is None:
+        raise RuntimeError("a call that no engine serves was routed")  # `refuses` has asked before
+    return payload, call_from_payload(payload, served, origin_of(run))
+
+
+def _result(model: Any, payload: dict[str, Any], completion: Completion) -> Any:
+    from openai.types.chat import ChatCompletion
+
+    data = completion.parse()
+    data["model"] = name_of(payload)
+    parsed = ChatCompletion.model_validate(data)
+    response_format = payload.get("response_format")
+    if response_format is not None:
+        from openai import omit
+        from openai.lib._parsing import parse_chat_completion
+
+        parsed = parse_chat_completion(
+            chat_completion=parsed,
+            response_format=response_format,
+            input_tools=payload.get("tools", omit),
+        )
+    return model._create_chat_result(parsed)
+
+
+def _raise(model: Any, error: EngineError) -> NoReturn:
+    """Raise what the model's own client would have raised: callers catch `openai.RateLimitError` and the like."""
+    import openai
+    from langchain_openai.chat_models import base
+
+    try:
+        raise sdk_hook.as_openai_error(error) from error
+    except openai.BadRequestError as bad:
+        base._handle_openai_bad_request(bad)
+    except openai.APIError as other:
+        handler = getattr(base, "_handle_openai_api_error", None)
+        if handler is None or isinstance(error, EngineDiedError):
+            raise
+        handler(other)
+    raise error

@@ -1,0 +1,45 @@
+"""The session: which run of which batch the current code belongs to, and which node of the graph makes a call."""
+
+from __future__ import annotations
+
+import json
+from contextvars import ContextVar
+from hashlib import blake2b
+from typing import Any
+
+from langchain_core.load.dump import dumps
+from langchain_core.runnables.config import var_child_runnable_config
+
+from halo_core.pool import CallOrigin
+from halo_core.runtime import Run
+
+SESSION: ContextVar[Run | None] = ContextVar("halo_run", default=None)
+"""The run of the current task or thread. LangGraph copies contexts into its tasks, threads and sub-graphs."""
+
+
+def row_content(row: Any) -> str:
+    """A short text that is equal for equal inputs across processes; identifies a row for the journal."""
+    try:
+        text = json.dumps(row, sort_keys=True, separators=(",", ":"))
+    except (TypeError, ValueError):
+        try:
+            text = dumps(row)  # messages and other LangChain objects
+        except (TypeError, ValueError):
+            text = repr(row)
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+
+
+def origin_of(run: Run) -> CallOrigin:
+    """Attribution of a model call that is being made now: the graph's node, its superstep and attempt."""
+    config = var_child_runnable_config.get()
+    if config is None:
+        return run.origin("(no node)")
+    metadata = config.get("metadata") or {}
+    attempt = 1
+    runtime = (config.get("configurable") or {}).get("__pregel_runtime")
+    info = getattr(runtime, "execution_info", None)
+    if info is not None:
+        attempt = int(getattr(info, "node_attempt", 1) or 1)
+    return run.origin(
+        str(metadata.get("langgraph_node", "(no node)")), int(metadata.get("langgraph_step", 0) or 0), attempt
+    )

@@ -1,0 +1,255 @@
+"""The pool: the engines of this process by model name, started lazily, restarted when they die, closed at exit."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from halo_core.errors import EngineStartError, HaloError, UnknownModelError
+from halo_core.pool.config import EndpointSpec, EngineSpec, PoolConfig, SimulatedSpec
+from halo_core.pool.engine import Engine
+from halo_core.pool.loop import LoopThread
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class EngineGroup:
+    """All engines that serve one model, interchangeable for every call."""
+
+    model: str
+    specs: list[EngineSpec] = field(default_factory=list)
+    engines: list[Engine] = field(default_factory=list)
+    """Filled when the group is started; order is placement order."""
+    restarts: dict[str, int] = field(default_factory=dict)
+    on_change: list[Callable[[], None]] = field(default_factory=list)
+    """Called on the pool's loop when an engine came up, died, or was given up."""
+    _starting: asyncio.Task[None] | None = None
+
+    @property
+    def ready(self) -> list[Engine]:
+        """Engines that take calls now."""
+        return [engine for engine in self.engines if engine.health.state == "ready"]
+
+
+class EnginePool:
+    """The engines of one process. Its engines live on the pool's own loop; the public methods work from any thread."""
+
+    def __init__(self, config: PoolConfig | None = None) -> None:
+        self.config = config or PoolConfig()
+        self.thread = LoopThread()
+        self._groups: dict[str, EngineGroup] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        for spec in self.config.engines:
+            self._groups.setdefault(spec.model, EngineGroup(spec.model)).specs.append(spec)
+
+    # -- names ---------------------------------------------------------------------------------------------------
+
+    @property
+    def models(self) -> list[str]:
+        """Names of the served models."""
+        return sorted(self._groups)
+
+    def resolve(self, name: str) -> str | None:
+        """The served model for the name that the app uses, or None where the pool has none."""
+        mapped = self.config.models.get(name)
+        if mapped is None and name in self._groups:
+            return name
+        if mapped is None:
+            mapped = self.config.models.get("*")
+        if mapped is not None and mapped not in self._groups:
+            raise UnknownModelError(
+                f"the name map sends model {name!r} to {mapped!r}, which no engine serves; served: {self._served()}"
+            )
+        return mapped
+
+    def adopt(self, name: str, base_url: str, api_key: str | None) -> str | None:
+        """Make the server that the app itself names an engine of the pool; returns its served name.
+
+        Returns None where adopting is off. Adopting the same server twice is free.
+        """
+        if not self.config.adopt or not base_url:
+            return None
+        served = f"{name}@{base_url.rstrip('/')}"
+        with self._lock:
+            if served not in self._groups:
+                from halo_core.pool.endpoint import EndpointEngine
+
+                group = EngineGroup(served)
+                group.engines.append(EndpointEngine(served, name, base_url, api_key=api_key))
+                self._groups[served] = group
+        return served
+
+    def add(self, engine: Engine) -> None:
+        """Add an engine that the caller made, under its own model name."""
+        with self._lock:
+            self._groups.setdefault(engine.model, EngineGroup(engine.model)).engines.append(engine)
+
+    def group(self, model: str) -> EngineGroup:
+        """The engines that serve `model`. Raises `UnknownModelError`."""
+        try:
+            return self._groups[model]
+        except KeyError:
+            raise UnknownModelError(
+                f"no engine serves model {model!r}; served: {self._served()}. Add it to halo.toml, or map the name "
+                f"with models={{{model!r}: ...}}"
+            ) from None
+
+    def _served(self) -> str:
+        return ", ".join(self.models) or "nothing (the pool is empty)"
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    async def start(self, model: str) -> EngineGroup:
+        """Bring up the engines of `model` (on the pool's loop); returns when at least one takes calls.
+
+        Raises `UnknownModelError`, `EngineStartError`.
+        """
+        group = self.group(model)
+        if group.ready:
+            return group
+        if group._starting is None or group._starting.done():
+            group._starting = asyncio.ensure_future(self._start(group))
+        await asyncio.shield(group._starting)
+        return group
+
+    async def _start(self, group: EngineGroup) -> None:
+        while group.specs:
+            spec = group.specs.pop(0)
+            try:
+                group.engines.extend(await build_engines(spec))
+            except BaseException:
+                group.specs.insert(0, spec)
+                raise
+        outcomes = await asyncio.gather(*(engine.start() for engine in group.engines), return_exceptions=True)
+        failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        for failure in failures:
+            if not isinstance(failure, HaloError):
+                raise failure
+            logger.error("an engine of %s did not start: %s", group.model, failure)
+        if not group.ready:
+            raise failures[0] if failures else EngineStartError(f"model {group.model!r} has no engine")
+        self._changed(group)
+
+    def report_dead(self, group: EngineGroup, engine: Engine) -> None:
+        """Start a dead engine again in the background (on the pool's loop); idempotent per death."""
+        if self._closed or group.restarts.get(engine.name, 0) < 0:
+            return
+        group.restarts[engine.name] = -1 - group.restarts.get(engine.name, 0)  # negative: a restart is under way
+        task = asyncio.ensure_future(self._restart(group, engine))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _restart(self, group: EngineGroup, engine: Engine) -> None:
+        done = -1 - group.restarts[engine.name]
+        while done < self.config.restarts and not self._closed:
+            done += 1
+            logger.warning("engine %s died; starting it again (%d of %d)", engine.name, done, self.config.restarts)
+            try:
+                await engine.start()
+            except HaloError as error:
+                logger.error("engine %s did not come back: %s", engine.name, error)
+                await asyncio.sleep(min(0.2 * 2**done, 5.0))
+                continue
+            engine.counters.restarts += 1
+            break
+        group.restarts[engine.name] = done
+        if engine.health.state != "ready":
+            logger.error("engine %s is given up after %d restarts", engine.name, done)
+        self._changed(group)
+
+    def hopeless(self, group: EngineGroup) -> bool:
+        """Whether no engine of the group is up, coming up, or being started again."""
+        return not group.ready and all(
+            group.restarts.get(engine.name, 0) >= 0 and engine.health.state not in ("new", "starting")
+            for engine in group.engines
+        )
+
+    def _changed(self, group: EngineGroup) -> None:
+        for callback in group.on_change:
+            callback()
+
+    def engines(self) -> list[Engine]:
+        """Every engine made so far."""
+        return [engine for group in self._groups.values() for engine in group.engines]
+
+    async def reset_caches(self) -> None:
+        """Forget all cached prefixes of all running engines."""
+        await asyncio.gather(*(engine.reset_cache() for group in self._groups.values() for engine in group.ready))
+
+    def close(self) -> None:
+        """Stop all engines; idempotent, safe at interpreter exit."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self.thread.run(self._close(), timeout_s=30)
+        except Exception:
+            logger.exception("closing the pool")
+        self.thread.close()
+
+    async def _close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*(engine.close() for engine in self.engines()), return_exceptions=True)
+
+
+async def build_engines(spec: EngineSpec) -> list[Engine]:
+    """Make the engines that a specification stands for; vLLM's layout is calibrated here when it must be."""
+    if isinstance(spec, EndpointSpec):
+        from halo_core.pool.endpoint import EndpointEngine
+
+        api_key = os.environ.get(spec.api_key_env) if spec.api_key_env else None
+        return [
+            EndpointEngine(
+                f"{spec.model}@{spec.url}",
+                spec.served_as or spec.model,
+                spec.url,
+                api_key=api_key,
+                slots=spec.slots,
+                headers=spec.headers,
+            )
+        ]
+    if isinstance(spec, SimulatedSpec):
+        from halo_core.pool.simulated import SimulatedEngine
+
+        clock = "zero" if spec.zero_latency else "real"
+        return [
+            SimulatedEngine(f"{spec.model}#{index}", spec.model, slots=spec.slots, clock=clock)
+            for index in range(spec.count)
+        ]
+    from halo_core.pool.layout import build_vllm_engines
+
+    return await build_vllm_engines(spec)
+
+
+_pool: EnginePool | None = None
+_pool_lock = threading.Lock()
+
+
+def get_pool() -> EnginePool:
+    """The process's pool, made on first use from `PoolConfig.discover()`."""
+    global _pool
+    with _pool_lock:
+        if _pool is None or _pool._closed:
+            _pool = EnginePool(PoolConfig.discover())
+            atexit.register(_pool.close)
+        return _pool
+
+
+def configure(config: PoolConfig) -> EnginePool:
+    """Replace the process's pool; the old one is closed."""
+    global _pool
+    with _pool_lock:
+        old, _pool = _pool, EnginePool(config)
+        atexit.register(_pool.close)
+    if old is not None:
+        old.close()
+    return _pool

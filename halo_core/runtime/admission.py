@@ -1,0 +1,106 @@
+"""Admission of runs: few enough at a time that rows finish early, enough that no engine waits.
+
+A window in rows would starve the engines whenever rows wait for calls of other rows, or for tools. So runs are admitted
+against the work they have on its way: a run counts with its executed calls, one when it is between calls for a moment,
+and nothing while it only follows others or has been away (in a tool) for longer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+
+from halo_core.runtime.batch import Run
+
+GAP_S = 0.05
+"""A run that was between calls for longer than this is taken to wait for something else than itself."""
+TICK_S = 0.02
+MAX_ACTIVE_FACTOR = 8
+"""Never more active runs than this many times the target, whatever they wait for (bounds memory)."""
+STALL_TICKS = 25
+"""After so many ticks without any call under way one run is let in anyway: it may be what the others wait for."""
+
+
+class Admission:
+    """Lets runs begin. Runs on the pool's loop only."""
+
+    def __init__(self, target: Callable[[], int], busy: Callable[[], bool]) -> None:
+        self._target = target
+        self._busy = busy
+        self._active: set[Run] = set()
+        self._waiting: deque[tuple[Run, Callable[[], None], int | None]] = deque()
+        self._ticker: asyncio.TimerHandle | None = None
+        self._stalled_ticks = 0
+        self._serial = 0
+
+    @property
+    def active(self) -> int:
+        """Runs that have begun and not ended."""
+        return len(self._active)
+
+    @property
+    def waiting(self) -> int:
+        """Runs that wait to begin."""
+        return len(self._waiting)
+
+    def enter(self, run: Run, begin: Callable[[], None], limit: int | None = None) -> None:
+        """Call `begin` when `run` may start; `limit` is the caller's own upper bound on active runs."""
+        self._waiting.append((run, begin, limit))
+        self._admit()
+
+    def leave(self, run: Run) -> None:
+        """`run` has ended (or gave up waiting)."""
+        if run in self._active:
+            self._active.discard(run)
+        else:
+            self._waiting = deque(entry for entry in self._waiting if entry[0] is not run)
+        self._admit()
+
+    def _load(self) -> int:
+        now = time.monotonic()
+        load = 0
+        for run in self._active:
+            if run.calling:
+                load += run.calling
+            elif not run.following and now - run.idle_since < GAP_S:
+                load += 1
+        return load
+
+    def _admit(self) -> None:
+        if not self._waiting:
+            return
+        target = max(self._target(), 1)
+        room = target - len(self._active)  # the cheap bound first: below it nothing needs counting
+        if room <= 0:
+            room = min(target - self._load(), MAX_ACTIVE_FACTOR * target - len(self._active))
+        while self._waiting and room > 0:
+            if not self._begin_next():
+                break
+            room -= 1
+        if self._waiting and self._ticker is None:
+            self._ticker = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+
+    def _begin_next(self) -> bool:
+        run, begin, limit = self._waiting[0]
+        if limit is not None and sum(1 for other in self._active if other.batch is run.batch) >= limit:
+            return False
+        self._waiting.popleft()
+        self._serial += 1
+        run.order = self._serial
+        run.idle_since = time.monotonic()
+        self._active.add(run)
+        begin()
+        return True
+
+    def _tick(self) -> None:
+        self._ticker = None
+        if self._busy():
+            self._stalled_ticks = 0
+        else:
+            self._stalled_ticks += 1
+            if self._stalled_ticks >= STALL_TICKS and self._waiting:
+                self._stalled_ticks = 0
+                self._begin_next()
+        self._admit()

@@ -1,0 +1,113 @@
+"""A batch: the runs that may share calls with each other, their admission, and what was counted of them."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from halo_core.pool.call import CallOrigin, Completion
+from halo_core.runtime.flight import Flight, MergeKey
+from halo_core.runtime.stats import BatchStats
+
+MEMO_BYTES = 64 << 20
+"""Answers kept for equal calls that come later; beyond it the least recently used are asked again."""
+
+_batch_numbers = itertools.count(1)
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """One invocation of an app (one row). Its fields are touched on the pool's loop only, once it has begun."""
+
+    batch: Batch
+    key: str
+    """Identifies the row across restarts: equal inputs at equal occurrences have equal keys."""
+    order: int
+    """Admission number within the process: earlier runs are served first."""
+    calling: int = 0
+    """Calls on their way that are executed for this run."""
+    following: int = 0
+    """Calls on their way that another run executes."""
+    idle_since: float = 0.0
+    repeats: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def repetition(self, scope: str, fingerprint: str) -> int:
+        """0 for the first call with this content in `scope` of this run, 1 for the next, and so on.
+
+        A repetition inside one run is on purpose (retries, votes), so it is never answered from the first one.
+        """
+        seen = self.repeats[(scope, fingerprint)]
+        self.repeats[(scope, fingerprint)] = seen + 1
+        return seen
+
+    def origin(self, operator: str, step: int = 0, attempt: int = 1) -> CallOrigin:
+        """Attribution for a call of this run."""
+        return CallOrigin(run=self.key, operator=operator, step=step, attempt=attempt)
+
+
+class Memo:
+    """Answers of this batch by merge key, bounded by bytes, least recently used dropped first."""
+
+    __slots__ = ("_bytes", "_entries", "_limit")
+
+    def __init__(self, limit_bytes: int = MEMO_BYTES) -> None:
+        self._entries: OrderedDict[MergeKey, Completion] = OrderedDict()
+        self._bytes = 0
+        self._limit = limit_bytes
+
+    def get(self, key: MergeKey) -> Completion | None:
+        """The answer, if it is still held."""
+        completion = self._entries.get(key)
+        if completion is not None:
+            self._entries.move_to_end(key)
+        return completion
+
+    def put(self, key: MergeKey, completion: Completion) -> None:
+        """Keep an answer."""
+        if key in self._entries:
+            return
+        self._entries[key] = completion
+        self._bytes += len(completion.raw)
+        while self._bytes > self._limit and len(self._entries) > 1:
+            _, dropped = self._entries.popitem(last=False)
+            self._bytes -= len(dropped.raw)
+
+    def clear(self) -> None:
+        """Drop everything."""
+        self._entries.clear()
+        self._bytes = 0
+
+
+class Batch:
+    """A set of runs with one memo, made by `Executor.open_batch`; runs that apps start alone form an ambient batch."""
+
+    def __init__(self, name: str, *, merge: bool = True, on_change: Callable[[Batch], None] | None = None) -> None:
+        self.name = name
+        self.number = next(_batch_numbers)
+        self.merge = merge
+        self.stats = BatchStats()
+        self.memo = Memo()
+        self.flights: dict[MergeKey, Flight] = {}
+        self.active: set[Run] = set()
+        self.started_s = time.monotonic()
+        self.errors: list[str] = []
+        """Batch-wide trouble that did not stop it (a journal that could not be written, say)."""
+        self._keys: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._on_change = on_change
+
+    def row_key(self, content: str) -> str:
+        """A key for a row with this canonical content; the n-th equal row gets the n-th key."""
+        with self._lock:
+            n = self._keys[content]
+            self._keys[content] = n + 1
+        return f"{content}:{n}"
+
+    def changed(self) -> None:
+        """Something was counted; progress displays listen."""
+        if self._on_change is not None:
+            self._on_change(self)

@@ -1,0 +1,386 @@
+"""The executor: takes calls from any thread, merges equal ones, journals, dispatches, and hands answers back."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import itertools
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+
+from halo_core.errors import HaloError
+from halo_core.pool.call import Completion, LLMCall, Usage
+from halo_core.pool.loop import mailbox_of
+from halo_core.pool.pool import EnginePool, get_pool
+from halo_core.runtime.admission import Admission
+from halo_core.runtime.batch import Batch, Run
+from halo_core.runtime.dispatch import CHARS_PER_TOKEN, Dispatcher
+from halo_core.runtime.flight import Flight, How, JournalKey, MergeKey, Waiter
+from halo_core.runtime.journal import Journal
+from halo_core.runtime.prefix import prefix_chain, prompt_text
+
+DEFAULT_TARGET = 64
+"""Calls to keep under way before any engine has told its capacity."""
+
+_END = b""
+
+
+class Executor:
+    """One per pool. Everything that changes happens on the pool's loop; the public methods work from any thread."""
+
+    def __init__(self, pool: EnginePool) -> None:
+        self.pool = pool
+        self._mail = pool.thread.mailbox
+        self._dispatchers: dict[str, Dispatcher] = {}
+        self._arrivals = itertools.count()
+        self._owners: dict[Flight, Batch] = {}
+        self._journals: dict[int, Journal] = {}
+        self._ambient: Batch | None = None
+        self._ambient_runs = 0
+        self._ambient_pinned = False
+        self._ambient_lock = threading.Lock()
+        self.last_batch: Batch | None = None
+        self.admission = Admission(self._target, self._busy)
+
+    # -- batches and runs ----------------------------------------------------------------------------------------
+
+    def open_batch(
+        self,
+        name: str,
+        *,
+        journal: Journal | None = None,
+        merge: bool = True,
+        on_change: Callable[[Batch], None] | None = None,
+    ) -> Batch:
+        """A new set of runs that share calls with each other."""
+        batch = Batch(name, merge=merge, on_change=on_change)
+        if journal is not None:
+            self._journals[batch.number] = journal
+        self.last_batch = batch
+        return batch
+
+    def close_batch(self, batch: Batch) -> None:
+        """All runs of the batch have ended."""
+        batch.stats.wall_s = time.monotonic() - batch.started_s
+        journal = self._journals.pop(batch.number, None)
+        if journal is not None and journal.failed is not None:
+            batch.errors.append(str(journal.failed))
+        self._mail.post(batch.memo.clear)
+
+    def ambient(self, *, journal: Journal | None = None, pin: bool = False) -> Batch:
+        """The batch of runs that apps start by themselves; it lives while any of them is active.
+
+        With `pin` it lives until `close_batch` (`halo exec`: the whole script is one batch).
+        """
+        with self._ambient_lock:
+            if self._ambient is None:
+                self._ambient = self.open_batch("ambient", journal=journal)
+            self._ambient_pinned = self._ambient_pinned or pin
+            return self._ambient
+
+    def begin(self, batch: Batch, content: str) -> Run:
+        """A run of `batch` for a row with this canonical content, without waiting for admission."""
+        run = Run(batch, batch.row_key(content), 0)
+        batch.stats.rows += 1
+        if batch is self._ambient:
+            with self._ambient_lock:
+                self._ambient_runs += 1
+        return run
+
+    def end(self, run: Run, *, failed: bool = False) -> None:
+        """The run is over; lets the next one in."""
+        stats = run.batch.stats
+        if failed:
+            stats.rows_failed += 1
+        else:
+            stats.rows_done += 1
+        self._mail.post(self.admission.leave, run)
+        run.batch.changed()
+        with self._ambient_lock:
+            if run.batch is self._ambient:
+                self._ambient_runs -= 1
+                if self._ambient_runs == 0 and not self._ambient_pinned:
+                    ambient, self._ambient = self._ambient, None
+                    self.close_batch(ambient)
+
+    async def admitted(self, run: Run, limit: int | None = None) -> None:
+        """Wait (on the caller's loop) until `run` may begin; cancellation gives the place back."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        mailbox = mailbox_of(loop)
+
+        def open_gate() -> None:
+            if not future.done():
+                future.set_result(None)
+
+        self._mail.post(self.admission.enter, run, lambda: mailbox.post(open_gate), limit)
+        try:
+            await future
+        except asyncio.CancelledError:
+            self._mail.post(self.admission.leave, run)
+            raise
+
+    def wait_admitted(self, run: Run, limit: int | None = None) -> None:
+        """Block the calling thread until `run` may begin."""
+        gate = threading.Event()
+        self._mail.post(self.admission.enter, run, gate.set, limit)
+        gate.wait()
+
+    # -- calls ---------------------------------------------------------------------------------------------------
+
+    async def call(self, run: Run, call: LLMCall) -> Completion:
+        """Answer `call` for `run`, from the caller's own loop. Raises what the engine raised."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Completion] = loop.create_future()
+        mailbox = mailbox_of(loop)
+
+        def resolve(completion: Completion | None, error: BaseException | None) -> None:
+            if future.done():
+                return
+            if error is not None:
+                future.set_exception(error)
+            elif completion is not None:
+                future.set_result(completion)
+
+        def on_done(completion: Completion | None, error: BaseException | None) -> None:
+            mailbox.post(resolve, completion, error)
+
+        waiter = self._submit(run, call, on_done)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self._mail.post(self._leave, waiter)
+            raise
+
+    def call_blocking(self, run: Run, call: LLMCall) -> Completion:
+        """Answer `call` for `run`, blocking the calling thread (never the pool's own)."""
+        future: concurrent.futures.Future[Completion] = concurrent.futures.Future()
+
+        def on_done(completion: Completion | None, error: BaseException | None) -> None:
+            if error is not None:
+                future.set_exception(error)
+            elif completion is not None:
+                future.set_result(completion)
+
+        waiter = self._submit(run, call, on_done)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            self._mail.post(self._leave, waiter)
+            raise
+
+    async def stream(self, run: Run, call: LLMCall) -> AsyncIterator[bytes]:
+        """The chunks of a streamed call as raw JSON objects, on the caller's own loop."""
+        loop = asyncio.get_running_loop()
+        mailbox = mailbox_of(loop)
+        chunks: asyncio.Queue[bytes | BaseException] = asyncio.Queue()
+
+        def on_done(completion: Completion | None, error: BaseException | None) -> None:
+            mailbox.post(chunks.put_nowait, error if error is not None else _END)
+
+        waiter = self._submit(run, call, on_done, lambda data: mailbox.post(chunks.put_nowait, data))
+        finished = False
+        try:
+            while True:
+                item = await chunks.get()
+                if isinstance(item, BaseException):
+                    finished = True
+                    raise item
+                if item is _END:
+                    finished = True
+                    return
+                yield item
+        finally:
+            if not finished:
+                self._mail.post(self._leave, waiter)
+
+    def stream_blocking(self, run: Run, call: LLMCall) -> Iterator[bytes]:
+        """The chunks of a streamed call as raw JSON objects, blocking the calling thread."""
+        import queue
+
+        chunks: queue.SimpleQueue[bytes | BaseException] = queue.SimpleQueue()
+
+        def on_done(completion: Completion | None, error: BaseException | None) -> None:
+            chunks.put(error if error is not None else _END)
+
+        waiter = self._submit(run, call, on_done, chunks.put)
+        finished = False
+        try:
+            while True:
+                item = chunks.get()
+                if isinstance(item, BaseException):
+                    finished = True
+                    raise item
+                if item is _END:
+                    finished = True
+                    return
+                yield item
+        finally:
+            if not finished:
+                self._mail.post(self._leave, waiter)
+
+    # -- on the pool's loop --------------------------------------------------------------------------------------
+
+    def _submit(
+        self,
+        run: Run,
+        call: LLMCall,
+        on_done: Callable[[Completion | None, BaseException | None], None],
+        on_chunk: Callable[[bytes], None] | None = None,
+    ) -> Waiter:
+        # Hashing and prompt text are done on the caller's thread: the pool's loop only moves things.
+        waiter = Waiter(call, on_done, lambda w, how, usage: self._tally(run, w, how, usage), on_chunk)
+        self._mail.post(self._arrive, run, waiter, call.fingerprint(), prompt_text(call.body))
+        return waiter
+
+    def _arrive(self, run: Run, waiter: Waiter, fingerprint: str, text: str) -> None:
+        batch, call = run.batch, waiter.call
+        mergeable = batch.merge and call.deterministic and call.origin.attempt == 1
+        key: MergeKey | None = None
+        if mergeable:
+            key = (fingerprint, run.repetition("", fingerprint))
+            journal_key: JournalKey = ("", *key)
+            if (known := batch.memo.get(key)) is not None:
+                waiter.how = How.SHARED
+                waiter.finish(known, None)
+                return
+            if (flight := batch.flights.get(key)) is not None and not flight.abandoned:
+                waiter.how = How.SHARED
+                run.following += 1
+                waiter.flight = flight
+                flight.join(waiter)
+                return
+        else:
+            scope = f"{run.key}/{call.origin.operator}"
+            journal_key = (scope, fingerprint, run.repetition(scope, fingerprint))
+        run.calling += 1
+        journal = self._journals.get(batch.number)
+        if journal is not None and (replayed := journal.call(journal_key)) is not None:
+            waiter.how = How.REPLAYED
+            self._replay(waiter, key, batch, replayed)
+            return
+        self._take_off(run, waiter, key, journal_key, text)
+
+    def _replay(self, waiter: Waiter, key: MergeKey | None, batch: Batch, completion: Completion) -> None:
+        if key is not None:
+            batch.memo.put(key, completion)
+        if waiter.on_chunk is not None:
+            from pydantic_core import to_json
+
+            for chunk in completion.parse():
+                waiter.on_chunk(to_json(chunk))
+        waiter.finish(completion, None)
+
+    def _take_off(
+        self, run: Run, waiter: Waiter, key: MergeKey | None, journal_key: JournalKey, text: str
+    ) -> None:
+        call = waiter.call
+        flight = Flight(
+            call,
+            key,
+            journal_key,
+            (run.order, next(self._arrivals)),
+            prefix_chain(text),
+            len(text) / CHARS_PER_TOKEN,
+            [waiter],
+        )
+        waiter.flight = flight
+        self._owners[flight] = run.batch
+        if key is not None:
+            run.batch.flights[key] = flight
+        try:
+            dispatcher = self._dispatcher(call.model)
+        except HaloError as error:
+            self._land(flight, None, error)
+            return
+        dispatcher.add(flight)
+
+    def _dispatcher(self, model: str) -> Dispatcher:
+        dispatcher = self._dispatchers.get(model)
+        if dispatcher is None:
+            dispatcher = Dispatcher(self.pool, self.pool.group(model), self._land)
+            self._dispatchers[model] = dispatcher
+        return dispatcher
+
+    def _land(self, flight: Flight, completion: Completion | None, error: BaseException | None) -> None:
+        batch = self._owners.get(flight)
+        journal = self._journals.get(batch.number) if batch is not None else None
+        if completion is None or journal is None:
+            self._deliver(flight, completion, error)
+            return
+
+        def committed(trouble: BaseException | None) -> None:
+            self._mail.post(self._deliver, flight, completion, None)
+
+        journal.put_call(flight.journal_key, completion, committed)
+
+    def _deliver(self, flight: Flight, completion: Completion | None, error: BaseException | None) -> None:
+        batch = self._owners.pop(flight, None)
+        if batch is not None and flight.key is not None:
+            batch.flights.pop(flight.key, None)
+            if completion is not None:
+                batch.memo.put(flight.key, completion)
+        flight.finish(completion, error)
+
+    def _tally(self, run: Run, waiter: Waiter, how: How, usage: Usage) -> None:
+        if waiter.how is How.SHARED:
+            run.following = max(run.following - 1, 0)
+        else:
+            run.calling = max(run.calling - 1, 0)
+        run.idle_since = time.monotonic()
+        run.batch.stats.count(waiter.call.origin.operator, how, usage)
+        run.batch.changed()
+
+    def _leave(self, waiter: Waiter) -> None:
+        flight = waiter.flight
+        if flight is None or waiter.done or not flight.leave(waiter):
+            return
+        batch = self._owners.pop(flight, None)
+        if batch is not None and flight.key is not None:
+            batch.flights.pop(flight.key, None)
+        if batch is not None:
+            self._dispatcher(flight.call.model).cancel(flight)
+
+    # -- load ----------------------------------------------------------------------------------------------------
+
+    def _target(self) -> int:
+        slots = sum(dispatcher.slots for dispatcher in self._dispatchers.values())
+        return slots or DEFAULT_TARGET
+
+    def _busy(self) -> bool:
+        return any(d.in_flight or d.backlog for d in self._dispatchers.values())
+
+    def reset_caches(self) -> None:
+        """Make all engines forget all prefixes (benchmarks start cold); blocks the calling thread."""
+
+        async def reset() -> None:
+            await self.pool.reset_caches()
+            for dispatcher in self._dispatchers.values():
+                dispatcher.forget_prefixes()
+
+        self.pool.thread.run(reset())
+
+    def warmups(self) -> tuple[int, Usage]:
+        """How many prefixes were warmed, and the tokens that this took, since the executor was made."""
+        count, prompt, cached, generated = 0, 0, 0, 0
+        for dispatcher in self._dispatchers.values():
+            count += dispatcher.warmups
+            prompt += dispatcher.warmup_usage.prompt_tokens
+            cached += dispatcher.warmup_usage.cached_tokens
+            generated += dispatcher.warmup_usage.generated_tokens
+        return count, Usage(prompt, cached, generated)
+
+
+_executor: Executor | None = None
+_executor_lock = threading.Lock()
+
+
+def get_executor() -> Executor:
+    """The executor of the process's pool."""
+    global _executor
+    pool = get_pool()
+    with _executor_lock:
+        if _executor is None or _executor.pool is not pool:
+            _executor = Executor(pool)
+        return _executor

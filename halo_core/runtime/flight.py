@@ -1,0 +1,118 @@
+"""A flight: one call on its way, shared by everybody who asked the same question."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from halo_core.pool.call import Completion, LLMCall, Usage
+from halo_core.runtime.prefix import Chain
+
+
+class How(StrEnum):
+    """How a call got its answer."""
+
+    EXECUTED = "executed"
+    """An engine computed it for this caller."""
+    SHARED = "shared"
+    """An equal call of the same batch computed it."""
+    REPLAYED = "replayed"
+    """The journal of an earlier, interrupted run had it."""
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+MergeKey = tuple[str, int]
+"""(fingerprint, n-th repetition within its run): equal keys in one batch are one call."""
+
+JournalKey = tuple[str, str, int]
+"""(scope, fingerprint, n): scope is empty for calls that merge, else names the run and operator."""
+
+
+class Waiter:
+    """One caller of a flight. All callbacks run on the pool's loop."""
+
+    __slots__ = ("call", "done", "flight", "how", "on_chunk", "on_done", "tally")
+
+    def __init__(
+        self,
+        call: LLMCall,
+        on_done: Callable[[Completion | None, BaseException | None], None],
+        tally: Callable[[Waiter, How, Usage], None],
+        on_chunk: Callable[[bytes], None] | None = None,
+    ) -> None:
+        self.call = call
+        self.on_done = on_done
+        self.on_chunk = on_chunk
+        self.tally = tally
+        self.how = How.EXECUTED
+        self.done = False
+        self.flight: Flight | None = None
+
+    def finish(self, completion: Completion | None, error: BaseException | None) -> None:
+        """Hand over the answer or the error, once."""
+        if self.done:
+            return
+        self.done = True
+        how = self.how if error is None else How.FAILED
+        self.tally(self, how, completion.usage if completion is not None else Usage())
+        self.on_done(completion, error)
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """One physical call and everybody who waits for it."""
+
+    call: LLMCall
+    key: MergeKey | None
+    """None when the call must not be shared."""
+    journal_key: JournalKey
+    order: tuple[int, int]
+    """(admission number of its run, arrival number): smaller is dispatched first, so that rows finish early."""
+    chain: Chain = ()
+    prompt_units: float = 0.0
+    """Estimated prompt tokens."""
+    waiters: list[Waiter] = field(default_factory=list)
+    chunks: list[bytes] = field(default_factory=list)
+    """Of a streamed call: what has arrived, replayed to callers who join late."""
+    task: asyncio.Task[None] | None = None
+    tries: int = 0
+    load_units: float = 0.0
+    on_engine: str = ""
+    abandoned: bool = False
+
+    def __lt__(self, other: Flight) -> bool:
+        return (self.call.priority, self.order) < (other.call.priority, other.order)
+
+    def join(self, waiter: Waiter) -> None:
+        """Add a caller; a late caller of a stream first gets what has already arrived."""
+        self.waiters.append(waiter)
+        if waiter.on_chunk is not None:
+            for chunk in self.chunks:
+                waiter.on_chunk(chunk)
+
+    def chunk(self, data: bytes) -> None:
+        """A piece of a streamed answer arrived."""
+        self.chunks.append(data)
+        for waiter in self.waiters:
+            if waiter.on_chunk is not None:
+                waiter.on_chunk(data)
+
+    def finish(self, completion: Completion | None, error: BaseException | None) -> None:
+        """Everybody gets the answer or the error."""
+        waiters, self.waiters = self.waiters, []
+        for waiter in waiters:
+            waiter.finish(completion, error)
+
+    def leave(self, waiter: Waiter) -> bool:
+        """A caller gave up. Returns whether nobody waits any more, so that the call itself can be cancelled."""
+        if waiter in self.waiters:
+            self.waiters.remove(waiter)
+            waiter.done = True
+            waiter.tally(waiter, How.CANCELLED, Usage())
+            # Whoever stays behind a cancelled first caller is now the one for whom the call is executed.
+            if self.waiters and waiter.how is How.EXECUTED:
+                self.waiters[0].how = How.EXECUTED
+        return not self.waiters

@@ -1,0 +1,169 @@
+"""The journal: every finished call and row in SQLite, so that nothing is computed twice after a crash.
+
+A call is committed before its callers hear of it. Write-ahead logging makes a commit survive the death of any process
+(not of the machine: that would need a sync to disk per commit, see `synchronous`).
+"""
+
+from __future__ import annotations
+
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+
+from halo_core.errors import JournalError
+from halo_core.pool.call import Completion, Usage
+from halo_core.runtime.flight import JournalKey
+
+FORMAT = 1
+_SCHEMA = """
+create table if not exists meta (key text primary key, value text not null);
+create table if not exists calls (
+    scope text not null, fingerprint text not null, n integer not null,
+    prompt_tokens integer not null, cached_tokens integer not null, generated_tokens integer not null,
+    engine text not null, raw blob not null,
+    primary key (scope, fingerprint, n)
+) without rowid;
+create table if not exists rows (
+    key text primary key, position integer not null, output text, error text
+) without rowid;
+"""
+
+
+@dataclass(slots=True, frozen=True)
+class RowResult:
+    """A finished row."""
+
+    key: str
+    position: int
+    output: str | None
+    """JSON text of the result; None for a failed row."""
+    error: str | None = None
+
+
+class Journal:
+    """One SQLite file, written by one thread, read from any."""
+
+    def __init__(self, path: str | Path, *, app: str, resume: bool) -> None:
+        """Open or create. `app` identifies the program; a journal of another program is refused.
+
+        Raises `JournalError` when the file exists and `resume` is False, is not a journal, or cannot be written.
+        """
+        self.path = Path(path)
+        if self.path.exists() and self.path.stat().st_size and not resume:
+            raise JournalError(
+                f"the journal {self.path} already exists: continue that run with --resume, or remove the file"
+            )
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = self._connect()
+            self._db.executescript(_SCHEMA)
+            self._check("format", str(FORMAT), "was written by another version of Halo")
+            self._check("app", app, "belongs to another program or graph")
+            self._db.commit()
+        except (sqlite3.Error, OSError) as error:
+            raise JournalError(f"cannot use {self.path} as a journal: {error}") from error
+        self._read_lock = threading.Lock()
+        self._queue: queue.SimpleQueue[tuple[str, tuple[object, ...], Callable[[BaseException | None], None]] | None]
+        self._queue = queue.SimpleQueue()
+        self.failed: JournalError | None = None
+        """Set when a write failed; the batch goes on without the journal."""
+        self._thread = threading.Thread(target=self._write, name="halo-journal", daemon=True)
+        self._thread.start()
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self.path, check_same_thread=False, timeout=30)
+        db.execute("pragma journal_mode=wal")
+        db.execute("pragma synchronous=normal")
+        return db
+
+    def _check(self, key: str, expected: str, trouble: str) -> None:
+        row = self._db.execute("select value from meta where key = ?", (key,)).fetchone()
+        if row is None:
+            self._db.execute("insert into meta values (?, ?)", (key, expected))
+        elif row[0] != expected:
+            raise JournalError(f"the journal {self.path} {trouble} ({row[0]!r}, not {expected!r}): use another file")
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def call(self, key: JournalKey) -> Completion | None:
+        """The finished call under `key`, if there is one."""
+        with self._read_lock:
+            row = self._db.execute(
+                "select raw, prompt_tokens, cached_tokens, generated_tokens, engine from calls"
+                " where scope = ? and fingerprint = ? and n = ?",
+                key,
+            ).fetchone()
+        return Completion(bytes(row[0]), Usage(row[1], row[2], row[3]), row[4]) if row else None
+
+    def rows(self) -> Iterator[RowResult]:
+        """All finished rows, failed ones included."""
+        with self._read_lock:
+            found = self._db.execute("select key, position, output, error from rows").fetchall()
+        return (RowResult(*row) for row in found)
+
+    def count_calls(self) -> int:
+        """How many calls are finished."""
+        with self._read_lock:
+            return int(self._db.execute("select count(*) from calls").fetchone()[0])
+
+    # -- writing -------------------------------------------------------------------------------------------------
+
+    def put_call(
+        self, key: JournalKey, completion: Completion, committed: Callable[[BaseException | None], None]
+    ) -> None:
+        """Write a finished call; `committed(error)` is called on the writer's thread after the commit."""
+        usage = completion.usage
+        values = (*key, usage.prompt_tokens, usage.cached_tokens, usage.generated_tokens, completion.engine)
+        self._queue.put(("insert or ignore into calls values (?,?,?,?,?,?,?,?)", (*values, completion.raw), committed))
+
+    def put_row(self, row: RowResult) -> Future[None]:
+        """Write a finished row; the future ends with the commit, or with `JournalError`."""
+        future: Future[None] = Future()
+
+        def committed(error: BaseException | None) -> None:
+            if error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(error)
+
+        values = (row.key, row.position, row.output, row.error)
+        self._queue.put(("insert or replace into rows values (?,?,?,?)", values, committed))
+        return future
+
+    def _write(self) -> None:
+        while True:
+            batch = [self._queue.get()]
+            while not self._queue.empty():  # all that is waiting shares one commit
+                batch.append(self._queue.get_nowait())
+            writes = [item for item in batch if item is not None]
+            error = self._commit(writes) if writes else None
+            for _, _, committed in writes:
+                committed(error)
+            if len(writes) < len(batch):
+                return
+
+    def _commit(self, writes: list[tuple[str, tuple[object, ...], Callable[[BaseException | None], None]]]) -> (
+        JournalError | None
+    ):
+        if self.failed is None:
+            try:
+                with self._read_lock, self._db:
+                    for statement, values, _ in writes:
+                        self._db.execute(statement, values)
+            except sqlite3.Error as error:
+                self.failed = JournalError(
+                    f"the journal {self.path} cannot be written any more ({error}): the run goes on without it, "
+                    f"what was written before can be resumed; free some space or choose another file"
+                )
+        return self.failed
+
+    def close(self) -> None:
+        """Write what is queued and close the file; idempotent."""
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join()
+        self._db.close()

@@ -1,0 +1,89 @@
+"""What happened in a batch: counted per operator and in total."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from halo_core.pool.call import Usage
+from halo_core.runtime.flight import How
+
+
+@dataclass(slots=True)
+class OperatorStats:
+    """Calls and tokens of one operator."""
+
+    executed: int = 0
+    shared: int = 0
+    replayed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    prompt_tokens: int = 0
+    """Of executed calls; `cached_tokens` of them came out of the engines' prefix caches."""
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    avoided_prompt_tokens: int = 0
+    """Prompt tokens of shared and replayed calls: what plain execution would have sent as well."""
+    avoided_generated_tokens: int = 0
+
+    @property
+    def planned(self) -> int:
+        """Calls that the app made."""
+        return self.executed + self.shared + self.replayed + self.failed + self.cancelled
+
+    @property
+    def computed_tokens(self) -> int:
+        """Prompt tokens that were really prefilled."""
+        return self.prompt_tokens - self.cached_tokens
+
+    def count(self, how: How, usage: Usage) -> None:
+        """Add one call."""
+        setattr(self, how.value, getattr(self, how.value) + 1)
+        if how is How.EXECUTED:
+            self.prompt_tokens += usage.prompt_tokens
+            self.cached_tokens += usage.cached_tokens
+            self.generated_tokens += usage.generated_tokens
+        elif how in (How.SHARED, How.REPLAYED):
+            self.avoided_prompt_tokens += usage.prompt_tokens
+            self.avoided_generated_tokens += usage.generated_tokens
+
+    def add(self, other: OperatorStats) -> None:
+        """Add another operator's numbers to these."""
+        for name in self.__dataclass_fields__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+@dataclass(slots=True)
+class BatchStats:
+    """Everything counted in one batch; wall-clock figures in seconds."""
+
+    operators: dict[str, OperatorStats] = field(default_factory=dict)
+    rows: int = 0
+    """Rows begun."""
+    rows_done: int = 0
+    rows_failed: int = 0
+    rows_replayed: int = 0
+    """Rows whose result the journal of an earlier run had."""
+    outside: int = 0
+    """Model calls that Halo saw but left alone."""
+    outside_reasons: dict[str, int] = field(default_factory=dict)
+    wall_s: float = 0.0
+
+    def count(self, operator: str, how: How, usage: Usage) -> None:
+        """Add one call of `operator`."""
+        stats = self.operators.get(operator)
+        if stats is None:
+            stats = self.operators[operator] = OperatorStats()
+        stats.count(how, usage)
+
+    def leave_alone(self, reason: str) -> None:
+        """Count a call that was not routed, and why."""
+        self.outside += 1
+        self.outside_reasons[reason] = self.outside_reasons.get(reason, 0) + 1
+
+    @property
+    def total(self) -> OperatorStats:
+        """The sum over all operators."""
+        total = OperatorStats()
+        for stats in self.operators.values():
+            total.add(stats)
+        return total
