@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.runnables.config import RunnableConfig, get_config_list
 
 from halo_adapters.langgraph.session import SESSION, row_content
-from halo_core.runtime import Batch, Executor, Journal, get_executor
+from halo_core.runtime import Batch, Executor, Journal, Run, get_executor
 
 if TYPE_CHECKING:
     from halo_adapters.langgraph.app import App
@@ -62,6 +62,8 @@ class Options:
 
     journal: Journal | None = None
     on_change: Callable[[Batch], None] | None = None
+    keys: Sequence[str] | None = None
+    """Row keys that stay the same when a part of the rows is run again; made from the rows' content by default."""
 
 
 @contextlib.contextmanager
@@ -99,6 +101,7 @@ class _Rows:
         self.graph = graph
         self.inputs = inputs
         self.kwargs = kwargs
+        self.keys = options.keys
         self.configs = get_config_list(config, len(inputs))
         self.limit = _limit(self.configs, graph.halo)
         self.executor: Executor = get_executor()
@@ -115,9 +118,13 @@ class _Rows:
         with self._lock:
             return next(self._next, None)
 
+    def _begin(self, i: int) -> Run:
+        key = self.keys[i] if self.keys is not None else None
+        return self.executor.begin(self.batch, row_content(self.inputs[i]), key)
+
     async def arun(self, i: int) -> Any:
         """Run row `i` on the current loop; returns its result or its exception."""
-        run = self.executor.begin(self.batch, row_content(self.inputs[i]))
+        run = self._begin(i)
         failed = True
         try:
             await self.executor.admitted(run, self.limit)
@@ -136,7 +143,7 @@ class _Rows:
 
     def run(self, i: int) -> Any:
         """Run row `i` on the current thread; returns its result or its exception."""
-        run = self.executor.begin(self.batch, row_content(self.inputs[i]))
+        run = self._begin(i)
         failed = True
         try:
             self.executor.wait_admitted(run, self.limit)

@@ -79,9 +79,12 @@ class Executor:
             self._ambient_pinned = self._ambient_pinned or pin
             return self._ambient
 
-    def begin(self, batch: Batch, content: str) -> Run:
-        """A run of `batch` for a row with this canonical content, without waiting for admission."""
-        run = Run(batch, batch.row_key(content), 0)
+    def begin(self, batch: Batch, content: str, key: str | None = None) -> Run:
+        """A run of `batch` for a row with this canonical content, without waiting for admission.
+
+        `key` identifies the row across restarts; by default it is made of the content and its n-th occurrence.
+        """
+        run = Run(batch, key or batch.row_key(content), 0)
         batch.stats.rows += 1
         if batch is self._ambient:
             with self._ambient_lock:

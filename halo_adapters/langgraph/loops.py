@@ -1,0 +1,50 @@
+"""Iterating over an async generator from synchronous code, on an event loop in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def iterate_async(make: Callable[[], AsyncIterator[T]]) -> Iterator[T]:
+    """The items of `make()`; leaving the iteration early cancels the generator and waits until it has cleaned up."""
+    items: queue.SimpleQueue[tuple[T] | BaseException | None] = queue.SimpleQueue()
+    loop = asyncio.new_event_loop()
+
+    async def drain() -> None:
+        try:
+            async for item in make():
+                items.put((item,))
+            items.put(None)
+        except BaseException as error:
+            items.put(error)
+            raise
+
+    task = loop.create_task(drain())
+
+    def run() -> None:
+        try:
+            loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
+            loop.close()
+
+    thread = threading.Thread(target=run, name="halo-rows", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item = items.get()
+            if item is None:
+                return
+            if isinstance(item, BaseException):
+                raise item
+            yield item[0]
+    finally:
+        if thread.is_alive():
+            loop.call_soon_threadsafe(task.cancel)
+        thread.join()
