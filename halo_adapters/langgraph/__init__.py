@@ -8,4 +8,13 @@ from halo_adapters.langgraph.compiled import accelerate
 from halo_adapters.langgraph.patch import backend, install, uninstall
 from halo_core.pool import PoolConfig, configure
 
-__all__ = ["PoolConfig", "StateGraph", "accelerate", "backend", "configure", "install", "uninstall"]
+
+def __getattr__(name: str) -> object:
+    if name == "HaloChatModel":  # needs langchain-openai, which an app on another client may not have
+        from halo_adapters.langgraph.chat_model import HaloChatModel
+
+        return HaloChatModel
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = ["HaloChatModel", "PoolConfig", "StateGraph", "accelerate", "backend", "configure", "install", "uninstall"]
