@@ -9,6 +9,8 @@ from integrations.conformance import environment, trial
 from integrations.conformance.suites import SUITES, Suite
 from integrations.conformance.verdict import Difference, Verdict, compare, expected_differences
 
+_SHOWN = 30
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 when all that passes plain passes under Halo, 1 when not, 2 when a run gave no verdict."""
@@ -70,8 +72,10 @@ def _explain(result: trial.Trial, verdict: Verdict | None = None) -> None:
         print(f"  passed alone on a second try: {test}")
     if verdict is None:
         return
-    for test in sorted(verdict.regressions):
+    for test in sorted(verdict.regressions)[:_SHOWN]:
         print(f"  ONLY UNDER HALO: {test}: {result.reasons.get(test, 'did not run')}".splitlines()[0])
+    if len(verdict.regressions) > _SHOWN:
+        print(f"  and {len(verdict.regressions) - _SHOWN} more; the logs are in {environment.ROOT / 'logs'}")
     for test, reason in sorted(verdict.expected.items()):
         print(f"  expected: {test}: {reason}")
     for test in verdict.stale:

@@ -25,9 +25,9 @@ class Recorder:
             self._write(report.nodeid, "xfailed" if xfailed else report.outcome, report)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Record a file that cannot be imported as a failure of its own; a file skipped whole has no tests to count."""
-        if report.failed:
-            self._write(report.nodeid, "failed", report)
+        """Record a file that cannot be imported, or that is skipped whole, as one test (pytest counts it so too)."""
+        if report.outcome != "passed":
+            self._write(report.nodeid, report.outcome, report)
 
     def _write(self, nodeid: str, outcome: str, report: pytest.TestReport | pytest.CollectReport) -> None:
         crash = getattr(report.longrepr, "reprcrash", None) if outcome == "failed" else None

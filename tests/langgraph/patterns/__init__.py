@@ -1,0 +1,1 @@
+"""Twenty-nine ways in which LangGraph applications hold and call their model."""

@@ -1,0 +1,83 @@
+"""A pattern: one way of holding a model, as a graph that a test can build anew and run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from langchain_openai import ChatOpenAI
+from langgraph.graph import END, START, StateGraph
+from typing_extensions import TypedDict
+
+Routed = Literal["default", "sdk_hook", "never"]
+
+
+class State(TypedDict, total=False):
+    """A question and its answer."""
+
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the model is served, and the way to make a client for it."""
+
+    base_url: str
+    model_name: str = "stub"
+
+    def model(self, **settings: Any) -> ChatOpenAI:
+        """A chat model as an application would make it."""
+        settings = {"temperature": 0, "max_retries": 0, **settings}
+        return ChatOpenAI(model=self.model_name, base_url=self.base_url, api_key="not-needed", **settings)
+
+
+Build = Callable[[Place], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """One pattern, its graph's builder, and what Halo claims about it."""
+
+    name: str
+    build: Build
+    """Makes the graph; called once without Halo and once with it."""
+    routed: Routed = "default"
+    """What it takes for the model call to go through the pool."""
+    calls: int = 1
+    """Model calls of one run."""
+    asynchronous: bool = False
+    """Whether the nodes are coroutines, which `invoke` refuses."""
+    messages: bool = False
+    """Whether the state is a list of messages instead of `State`."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """Config that the application passes to each run."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """Further arguments that the application passes to each run."""
+
+    def row(self, question: str) -> dict[str, Any]:
+        """The input of a run."""
+        return {"messages": [("user", question)]} if self.messages else {"question": question}
+
+
+PATTERNS: list[Pattern] = []
+
+
+def pattern(name: str, **claims: Any) -> Callable[[Build], Build]:
+    """Add a builder to the matrix."""
+
+    def add(build: Build) -> Build:
+        PATTERNS.append(Pattern(name, build, **claims))
+        return build
+
+    return add
+
+
+def one_node(node: Any, **settings: Any) -> Any:
+    """START -> node -> END over `State`, compiled."""
+    builder = StateGraph(State, **settings)
+    builder.add_node("answer", node)
+    builder.add_edge(START, "answer")
+    builder.add_edge("answer", END)
+    return builder.compile()
