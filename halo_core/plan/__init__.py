@@ -1,5 +1,6 @@
 """The plan: an agent workflow as operators, edges and facts, and the consolidation of a batch over it."""
 
+from halo_core.plan.consolidate import SKIPPED, ConsolidatedPlan, InstanceClass, InstanceCount, consolidate
 from halo_core.plan.edges import END, START, Barrier, Edge, Exit, Guard, StateKey
 from halo_core.plan.graph import close_loops, critical_path
 from halo_core.plan.operators import (
@@ -23,13 +24,17 @@ from halo_core.plan.text import to_text
 
 __all__ = [
     "END",
+    "SKIPPED",
     "START",
     "AdvisedCall",
     "Barrier",
+    "ConsolidatedPlan",
     "Edge",
     "Effect",
     "Exit",
     "Guard",
+    "InstanceClass",
+    "InstanceCount",
     "Join",
     "LLMOperator",
     "LiteralText",
@@ -49,6 +54,7 @@ __all__ = [
     "ToolOperator",
     "ToolSchema",
     "close_loops",
+    "consolidate",
     "critical_path",
     "effect_of",
     "to_text",

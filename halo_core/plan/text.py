@@ -1,8 +1,8 @@
 """The plan as text: a tree that reads top to bottom as the workflow runs (EXPLAIN's first form).
 
 An operator stands under the one that every path to it passes through. `[label]` and `∥` begin a branch of the operator
-that they are indented under: taken on that answer, or always. A line without a mark follows the line above it on the same
-level, or what `after a, b` names. `↺` goes back into a loop; `[?]` may happen; `[each]` runs once per item sent.
+that they are indented under: taken on that answer, or always. A line without a mark follows the line above it on the
+same level, or what `after a, b` names. `↺` goes back into a loop; `[?]` may happen; `[each]` runs once per item sent.
 """
 
 from __future__ import annotations

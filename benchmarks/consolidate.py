@@ -1,0 +1,156 @@
+"""Time and memory of `consolidate` at growing numbers of rows: `python -m benchmarks.consolidate --json FILE`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import multiprocessing
+import os
+import platform
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from halo_core import __version__
+from halo_core.plan import (
+    Edge,
+    Exit,
+    Join,
+    LLMOperator,
+    Operator,
+    Plan,
+    PromptTemplate,
+    Sampling,
+    StateKey,
+    consolidate,
+)
+
+logger = logging.getLogger("benchmarks.consolidate")
+
+ROWS = (5_000, 10_000, 25_000, 50_000)
+
+
+def workload() -> Plan:
+    """Ten operators: a planner, four parallel readers of its plan and the row, a join, and a chain of four."""
+
+    def llm(name: str, prompt: str) -> LLMOperator:
+        template = PromptTemplate.parse(prompt)
+        return LLMOperator(name=name, model="m", prompt=template, sampling=Sampling(temperature=0), writes=(name,))
+
+    readers = [llm(f"reader{i}", "Read {documents} for {question} by {outline}") for i in range(4)]
+    chain = [
+        llm("merge", "Merge {reader0} {reader1} {reader2} {reader3}"),
+        llm("draft", "Write {merge} for {profile}"),
+        llm("check", "Check {draft} against {documents}"),
+        llm("answer", "Answer {question} with {draft} and {check}"),
+    ]
+    operators: list[Operator] = [llm("outline", "Plan {question}"), *readers, Join(name="all"), *chain]
+    names = [reader.name for reader in readers]
+    pairs = [("outline", name) for name in names] + [(name, "all") for name in names]
+    pairs += list(zip(["all", "merge", "draft", "check"], ["merge", "draft", "check", "answer"], strict=True))
+    written = [o.name for o in operators if not isinstance(o, Join)]
+    return Plan(
+        name="consolidate",
+        operators=tuple(operators),
+        edges=tuple(Edge(source=a, target=b) for a, b in pairs),
+        entry=("outline",),
+        exits=(Exit(source="answer"),),
+        state=(
+            *(StateKey(name=name) for name in ("question", "documents", "profile")),
+            *(StateKey(name=name, input=False) for name in written),
+        ),
+    )
+
+
+def batch(rows: int) -> list[dict[str, Any]]:
+    """Rows of which every second repeats an earlier one; about 1 kB of text each, and nested values."""
+
+    def row(i: int) -> dict[str, Any]:
+        return {
+            "question": f"What does report {i} say about the river? " * 4,
+            "documents": [{"id": i, "score": i / 7, "text": f"Passage {j} of report {i}. " * 12} for j in range(3)],
+            "profile": {"language": "en", "level": i % 5, "tags": ["short", "plain"]},
+        }
+
+    return [row(i // 2) for i in range(rows)]
+
+
+def measure(rows: int) -> dict[str, Any]:
+    """One cold consolidation; seconds of wall and CPU, MB of peak memory above the plan and its rows."""
+    plan, given = workload(), batch(rows)
+    consolidate(plan, given[:10])
+    before = _reset_peak()
+    wall, cpu = time.perf_counter(), time.process_time()
+    consolidated = consolidate(plan, given)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    peak = _peak_mb() - before
+    counts = consolidated.counts()
+    bound = time.process_time()
+    for count in counts:
+        writes = plan[count.operator].writes or ()
+        for row in range(rows):
+            if consolidated.resolve(count.operator, row) is not None:
+                consolidated.bind(count.operator, row, {key: given[row]["question"] for key in writes})
+    bound = time.process_time() - bound
+    return {
+        "rows": rows,
+        "operators": len(counts),
+        "instances": sum(c.instances for c in counts),
+        "classes": sum(c.classes for c in counts),
+        "wall_s": round(wall, 4),
+        "cpu_s": round(cpu, 4),
+        "us_per_instance": round(1e6 * cpu / sum(c.instances for c in counts), 3),
+        "peak_rss_delta_mb": round(peak, 1),
+        "bind_all_cpu_s": round(bound, 4),
+        "peak_rss_delta_bound_mb": round(_peak_mb() - before, 1),
+    }
+
+
+def _reset_peak() -> float:
+    """Start a new peak where Linux allows it; the resident set now, in MB."""
+    clear = Path("/proc/self/clear_refs")
+    if clear.exists() and os.access(clear, os.W_OK):
+        clear.write_text("5")
+    return _peak_mb()
+
+
+def _peak_mb() -> float:
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    unit = 1024 * 1024 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def main() -> None:
+    """Measure each size in a process of its own and write the results."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, help="where to write the results")
+    parser.add_argument("--rows", type=int, nargs="+", default=list(ROWS))
+    parser.add_argument("--trials", type=int, default=3)
+    arguments = parser.parse_args()
+    runs: list[dict[str, Any]] = []
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        for rows in arguments.rows:
+            for trial in range(arguments.trials):
+                run = {"system": "halo", "trial": trial, **pool.apply(measure, (rows,))}
+                logger.info("%s", run)
+                runs.append(run)
+    result = {
+        "workload": "consolidate: 10 operators, every second row repeats an earlier one",
+        "machine": {"cpus": os.cpu_count(), "platform": platform.platform()},
+        "versions": {"halo": __version__, "python": platform.python_version()},
+        "runs": runs,
+    }
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
