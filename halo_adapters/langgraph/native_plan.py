@@ -158,7 +158,9 @@ def function_plan(runnable: Runnable[Any, Any]) -> FunctionPlan | None:
     in_executor = (
         isinstance(afunc, partial)
         and afunc.func is run_in_executor
-        and afunc.args == (None, runnable.func)
+        and len(afunc.args) == 2
+        and afunc.args[0] is None
+        and afunc.args[1] is runnable.func
         and not afunc.keywords
     )
     if afunc is None:
@@ -194,10 +196,15 @@ def _write_ops(write: ChannelWrite, node: str) -> WriteOps:
 
 def _branch(writer: Runnable[Any, Any], node: str) -> BranchPlan:
     spec = getattr(getattr(writer, "func", None), "__self__", None)
-    if type(writer) is not RunnableCallable or not isinstance(spec, BranchSpec) or set(writer.kwargs) != {
-        "reader",
-        "writer",
-    }:
+    if (
+        type(writer) is not RunnableCallable
+        or not isinstance(spec, BranchSpec)
+        or set(writer.kwargs)
+        != {
+            "reader",
+            "writer",
+        }
+    ):
         raise NotNative(f"node {node!r} has a writer of unknown kind: {writer!r}")
     reader = writer.kwargs["reader"]
     if reader is not None and not (

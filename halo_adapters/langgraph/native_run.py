@@ -1,0 +1,447 @@
+"""The state of one native invocation: channels, versions, which tasks come next, and what their writes do.
+
+`NativeRun.next_tasks` and `NativeRun.apply` mirror `prepare_next_tasks` and `apply_writes` of langgraph/pregel/_algo.py
+for a run without a checkpointer; the loop around them mirrors `PregelLoop`. Channels are LangGraph's own objects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
+from typing import Any
+
+from langchain_core.callbacks import AsyncCallbackManager, CallbackManager
+from langchain_core.runnables import RunnableConfig
+from langgraph._internal._config import _DefaultRecursionLimit, ensure_config
+from langgraph._internal._constants import (
+    CONFIG_KEY_REPLAY_STATE,
+    CONFIG_KEY_RESUMING,
+    ERROR,
+    ERROR_SOURCE_NODE,
+    INPUT,
+    INTERRUPT,
+    NO_WRITES,
+    PUSH,
+    RESUME,
+    RETURN,
+    TASKS,
+)
+from langgraph._internal._scratchpad import PregelScratchpad
+from langgraph._internal._typing import EMPTY_SEQ, MISSING
+from langgraph.channels.base import BaseChannel
+from langgraph.constants import START, TAG_HIDDEN
+from langgraph.errors import (
+    EmptyInputError,
+    ErrorCode,
+    GraphDrained,
+    GraphInterrupt,
+    GraphRecursionError,
+    create_error_message,
+)
+from langgraph.pregel._algo import LazyAtomicCounter, task_path_str
+from langgraph.pregel._io import read_channels
+from langgraph.pregel._log import logger
+from langgraph.pregel.main import _coerce_context
+from langgraph.runtime import RunControl
+from langgraph.types import Send, TimeoutPolicy
+from xxhash import xxh3_128_hexdigest
+
+from halo_adapters.langgraph.native_plan import GraphPlan, NodePlan
+
+IGNORED_WRITES = frozenset({NO_WRITES, PUSH, RESUME, INTERRUPT, RETURN, ERROR, ERROR_SOURCE_NODE})
+UUID_EPOCH_100NS = 0x01B21DD213814000
+"""100 ns intervals between the UUID epoch (1582-10-15) and the Unix epoch."""
+
+
+def _no_resume(consume: bool = False) -> Any:
+    return None
+
+
+class NativeTask:
+    """One execution of one node in one superstep."""
+
+    __slots__ = ("id", "input", "node", "ns", "path", "scratchpad", "sort_key", "timeout", "triggers", "writes")
+
+    def __init__(
+        self,
+        node: NodePlan,
+        input: Any,
+        id: str,
+        path: tuple[Any, ...],
+        sort_key: str,
+        triggers: tuple[str, ...],
+        scratchpad: PregelScratchpad,
+        timeout: TimeoutPolicy | None = None,
+    ) -> None:
+        self.node = node
+        self.input = input
+        self.id = id
+        self.ns = f"{node.name}:{id}"
+        self.path = path
+        self.sort_key = sort_key
+        self.triggers = triggers
+        self.scratchpad = scratchpad
+        self.timeout = timeout
+        self.writes: deque[tuple[str, Any]] = deque()
+
+
+class NativeRun:
+    """One invocation of a graph. Holds no config of a task, so that a finished run is freed by reference counting."""
+
+    __slots__ = (
+        "call",
+        "calls",
+        "channels",
+        "checkpoint_id",
+        "checkpoint_id_bytes",
+        "conf",
+        "context",
+        "control",
+        "dirty",
+        "inherited",
+        "interrupts",
+        "latest",
+        "limit",
+        "loop",
+        "manager",
+        "max_concurrency",
+        "metadata",
+        "node_bits",
+        "plain",
+        "plan",
+        "rest",
+        "run_id",
+        "seen",
+        "step",
+        "stop",
+        "tags",
+        "thread_id",
+        "top",
+        "updated",
+        "versions",
+    )
+
+    def __init__(
+        self,
+        plan: GraphPlan,
+        input: Any,
+        config: RunnableConfig | None,
+        context: Any,
+        manager: type[AsyncCallbackManager] | type[CallbackManager],
+        call: Callable[..., Any],
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        """Start a run and write its input to the START channel.
+
+        Raises:
+            ValueError: the recursion limit is below 1.
+            EmptyInputError: there is no input.
+        """
+        full = ensure_config(plan.app.config, config)
+        if full["recursion_limit"] < 1:
+            raise ValueError("recursion_limit must be at least 1")
+        self.plan = plan
+        self.manager = manager
+        self.call = call
+        self.loop = loop
+        self.calls: Any = None
+        self.context = _coerce_context(plan.app.context_schema, context) or None
+        self.control = RunControl()
+        self._read_config(full)
+        self.channels: dict[str, BaseChannel[Any, Any, Any]] = {
+            name: spec.from_checkpoint(MISSING) for name, spec in plan.channels.items()
+        }
+        self.versions: dict[str, int] = {}
+        self.top: int | None = None
+        self.seen: dict[str, dict[str, int]] = {}
+        self.latest: Any = None
+        self.dirty = False
+        self.interrupts: list[Any] = []
+        self.node_bits = random.getrandbits(48)
+        self.step = -1
+        self.stop = self.step + full["recursion_limit"] + 1
+        if input is None:
+            raise EmptyInputError(f"Received no input for {plan.app.input_channels}")
+        self.updated: set[str] = self._update_channels({START: [input]}, bump=False)
+        self.seen[INPUT] = {}
+        self._next_checkpoint()
+
+    def _read_config(self, config: RunnableConfig) -> None:
+        """Split the run's config into what every task's config repeats, as LangGraph's `merge_configs` would."""
+        configurable = config["configurable"]
+        self.conf: dict[str, Any] = {**configurable, CONFIG_KEY_RESUMING: False, CONFIG_KEY_REPLAY_STATE: None}
+        self.thread_id = configurable.get("thread_id")
+        run_id = config.get("run_id")
+        self.run_id = str(run_id) if run_id else None
+        self.tags: list[str] = list(config.get("tags") or ())
+        self.metadata: dict[str, Any] = dict(config.get("metadata") or ())
+        self.inherited: dict[str, Any] = dict(self.metadata)
+        self.inherited.setdefault("ls_integration", "langgraph")
+        self.plain = not any(isinstance(value, Mapping) for value in self.metadata.values())
+        self.limit = config["recursion_limit"]
+        self.rest: dict[str, Any] = {}
+        if not isinstance(self.limit, _DefaultRecursionLimit):
+            self.rest["recursion_limit"] = self.limit
+        self.max_concurrency = config.get("max_concurrency")
+        if self.max_concurrency:
+            self.rest["max_concurrency"] = self.max_concurrency
+
+    # the loop
+
+    def tick(self) -> list[NativeTask]:
+        """The tasks of the next superstep in the order in which they start; none when the run is over.
+
+        Raises:
+            GraphRecursionError: the step is past the recursion limit.
+            GraphDrained: a node asked for the run to stop.
+        """
+        tasks = self.next_tasks()
+        if self.step > self.stop:
+            message = (
+                f"Recursion limit of {self.limit} reached without hitting a stop condition. You can increase the "
+                "limit by setting the `recursion_limit` config key."
+            )
+            raise GraphRecursionError(create_error_message(message=message, error_code=ErrorCode.GRAPH_RECURSION_LIMIT))
+        if tasks and self.control.drain_requested:
+            raise GraphDrained(self.control.drain_reason or "shutdown")
+        return tasks
+
+    def after_tick(self, tasks: Sequence[NativeTask]) -> None:
+        """End the superstep: apply the writes of its tasks and note whether output changed."""
+        self.updated = self.apply(tasks)
+        self._note_output(tasks)
+        self._next_checkpoint()
+        self.conf.pop(CONFIG_KEY_RESUMING, None)
+
+    def _note_output(self, tasks: Iterable[NativeTask]) -> None:
+        output = self.plan.output_set
+        if self.updated.isdisjoint(output):
+            return
+        if any(channel in output for task in tasks for channel, _ in task.writes):
+            self.dirty = True
+            if not self.plan.stable_output:
+                self._read_output()
+
+    def _read_output(self) -> None:
+        self.latest = read_channels(self.channels, self.plan.output_keys)
+        self.dirty = False
+
+    def result(self) -> Any:
+        """What `ainvoke` returns: the values that Pregel would have emitted last."""
+        if self.dirty:
+            self._read_output()
+        if self.interrupts:
+            if isinstance(self.latest, dict):
+                return {**self.latest, INTERRUPT: self.interrupts}
+            return {INTERRUPT: self.interrupts}
+        return self.latest
+
+    def note_interrupt(self, task: NativeTask, interrupt: GraphInterrupt) -> None:
+        """A task stopped at `interrupt(...)`: remember it, in order of completion."""
+        if not interrupt.args[0]:
+            return
+        tags = [*self.tags, *(task.node.pregel.tags or ())]
+        if TAG_HIDDEN in tags:
+            return
+        found = tuple(interrupt.args[0]) if isinstance(interrupt.args[0], Sequence) else (interrupt.args[0],)
+        self.interrupts.extend(found)
+        current = read_channels(self.channels, self.plan.output_keys)
+        self.latest = {**current, INTERRUPT: found} if isinstance(current, dict) else {INTERRUPT: found}
+        self.dirty = False
+
+    def after_interrupt(self, tasks: Sequence[NativeTask]) -> None:
+        """End an interrupted run: writes of the tasks that did finish count."""
+        if any(task.writes for task in tasks):
+            self.updated = self.apply(tasks)
+            self._note_output(tasks)
+
+    def _next_checkpoint(self) -> None:
+        """A fresh checkpoint id, a version 6 UUID as LangGraph's own; nothing is stored under it."""
+        timestamp = time.time_ns() // 100 + UUID_EPOCH_100NS
+        number = (
+            (timestamp >> 12) << 80
+            | 0x6000 << 64
+            | (timestamp & 0x0FFF) << 64
+            | 0x8000 << 48
+            | (self.step & 0x3FFF) << 48
+            | self.node_bits
+        )
+        digits = f"{number:032x}"
+        self.checkpoint_id = f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+        self.checkpoint_id_bytes = number.to_bytes(16, "big")
+        self.step += 1
+
+    # what runs next
+
+    def next_tasks(self) -> list[NativeTask]:
+        """The tasks that the channels call for: first the Sends in order, then triggered nodes by name."""
+        tasks: list[NativeTask] = []
+        sends = self.channels[TASKS]
+        if sends.is_available():
+            for index, packet in enumerate(sends.get()):
+                if (task := self._push_task(index, packet)) is not None:
+                    tasks.append(task)
+        trigger_to_nodes = self.plan.trigger_to_nodes
+        names: Iterable[str]
+        if self.updated and trigger_to_nodes:
+            triggered: set[str] = set()
+            for channel in self.updated:
+                if found := trigger_to_nodes.get(channel):
+                    triggered.update(found)
+            names = sorted(triggered) if len(triggered) > 1 else triggered
+        elif not self.versions:
+            names = ()
+        else:
+            names = self.plan.nodes
+        inputs: dict[Any, Any] = {}
+        for name in names:
+            node = self.plan.nodes[name]
+            if self._triggered(node) and (task := self._pull_task(node, inputs)) is not None:
+                tasks.append(task)
+        return tasks
+
+    def _triggered(self, node: NodePlan) -> bool:
+        if not self.versions:
+            return False
+        seen = self.seen.get(node.name)
+        for channel in node.pregel.triggers:
+            if self.channels[channel].is_available() and (
+                seen is None or self.versions.get(channel, 0) > seen.get(channel, 0)
+            ):
+                return True
+        return False
+
+    def _task_id(self, key: bytes) -> str:
+        digits = xxh3_128_hexdigest(self.checkpoint_id_bytes + key)
+        return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+    def _scratchpad(self) -> PregelScratchpad:
+        return PregelScratchpad(
+            step=self.step,
+            stop=self.stop,
+            call_counter=LazyAtomicCounter(),
+            interrupt_counter=LazyAtomicCounter(),
+            resume=[],
+            get_null_resume=_no_resume,
+            subgraph_counter=LazyAtomicCounter(),
+        )
+
+    def _pull_task(self, node: NodePlan, inputs: dict[Any, Any]) -> NativeTask | None:
+        scratchpad = self._scratchpad()
+        try:
+            value = self._node_input(node, inputs, scratchpad)
+        except Exception as error:
+            error.add_note(f"Before task with name '{node.name}' and path '{node.path}'")
+            raise
+        if value is MISSING:
+            return None
+        task_id = self._task_id(b"%b%d%b" % (node.hash_head, self.step, node.hash_tail))
+        return NativeTask(node, value, task_id, node.path, node.sort_key, node.triggers, scratchpad)
+
+    def _node_input(self, node: NodePlan, inputs: dict[Any, Any], scratchpad: PregelScratchpad) -> Any:
+        key = node.pregel.input_cache_key
+        if key in inputs:
+            # as LangGraph does: nodes that read the same thing do not see each other's top-level mutations
+            return copy(inputs[key])
+        value: Any
+        selected = node.pregel.channels
+        if isinstance(selected, str):
+            channel = self.channels.get(selected)
+            if channel is None or not channel.is_available():
+                return MISSING
+            value = channel.get()
+        else:
+            value = {}
+            for name in selected:
+                channel = self.channels.get(name)
+                if channel is None:
+                    value[name] = self.plan.managed[name].get(scratchpad)
+                elif channel.is_available():
+                    value[name] = channel.get()
+        if node.pregel.mapper is not None:
+            value = node.pregel.mapper(value)
+        inputs[key] = value
+        return value
+
+    def _push_task(self, index: int, packet: Any) -> NativeTask | None:
+        if not isinstance(packet, Send):
+            logger.warning(f"Ignoring invalid packet type {type(packet)} in pending sends")
+            return None
+        node = self.plan.nodes.get(packet.node)
+        if node is None:
+            logger.warning(f"Ignoring unknown node name {packet.node} in pending sends")
+            return None
+        task_id = self._task_id(b"%b%d%b%b%d" % (node.hash_head, self.step, node.hash_head, PUSH.encode(), index))
+        path = (PUSH, index, False)
+        return NativeTask(
+            node, packet.arg, task_id, path, task_path_str(path), (PUSH,), self._scratchpad(), packet.timeout
+        )
+
+    # what writes do
+
+    def apply(self, tasks: Sequence[NativeTask]) -> set[str]:
+        """Apply the writes of a superstep, ordered by task path; returns the channels that changed and can trigger.
+
+        Raises:
+            InvalidUpdateError: a channel refuses its updates.
+        """
+        if len(tasks) > 1:
+            tasks = sorted(tasks, key=lambda task: task.sort_key)
+        versions = self.versions
+        for task in tasks:
+            seen = self.seen.setdefault(task.node.name, {})
+            for channel in task.triggers:
+                if channel in versions:
+                    seen[channel] = versions[channel]
+        following = self._following()
+        for task in tasks:
+            if task.triggers is task.node.triggers:
+                for channel in task.node.consumable:
+                    if self.channels[channel].consume():
+                        versions[channel] = self.top = following
+        pending: dict[str, list[Any]] = defaultdict(list)
+        for task in tasks:
+            for channel, value in task.writes:
+                if channel in self.channels:
+                    pending[channel].append(value)
+                elif channel not in IGNORED_WRITES:
+                    logger.warning(
+                        f"Task {task.node.name} with path {task.path} wrote to unknown channel {channel}, ignoring it."
+                    )
+        return self._update_channels(pending, bump=True, following=following)
+
+    def _following(self) -> int:
+        return 1 if self.top is None else self.top + 1
+
+    def _update_channels(
+        self, pending: Mapping[str, Sequence[Any]], *, bump: bool, following: int | None = None
+    ) -> set[str]:
+        if following is None:
+            following = self._following()
+        updated: set[str] = set()
+        channels, versions = self.channels, self.versions
+        for name, values in pending.items():
+            channel = channels[name]
+            if channel.update(values):
+                versions[name] = self.top = following
+                if channel.is_available():
+                    updated.add(name)
+        if bump:
+            for name in self.plan.restless:
+                channel = channels[name]
+                if name not in updated and channel.is_available() and channel.update(EMPTY_SEQ):
+                    versions[name] = self.top = following
+                    if channel.is_available():
+                        updated.add(name)
+            if self.plan.finishing and updated.isdisjoint(self.plan.trigger_to_nodes):
+                for name in self.plan.finishing:
+                    channel = channels[name]
+                    if channel.finish():
+                        versions[name] = self.top = following
+                        if channel.is_available():
+                            updated.add(name)
+        return updated
