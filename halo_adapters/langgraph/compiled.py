@@ -53,9 +53,7 @@ def _overrides(base: type[Pregel[Any, Any, Any, Any]]) -> type[Pregel[Any, Any, 
                 if mine:
                     get_executor().end(run, failed=failed)
 
-        async def astream(
-            self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
-        ) -> AsyncIterator[Any]:
+        async def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> AsyncIterator[Any]:
             run, mine = await _enter(input)
             failed = True
             generator = super().astream(input, config, **kwargs)

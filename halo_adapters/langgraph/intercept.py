@@ -54,9 +54,7 @@ class Route:
         """In place of `_stream`."""
         raise NotImplementedError
 
-    def astream(
-        self, run: Run, model: Any, original: Callable[..., Any], args: Any, kwargs: Any
-    ) -> AsyncIterator[Any]:
+    def astream(self, run: Run, model: Any, original: Callable[..., Any], args: Any, kwargs: Any) -> AsyncIterator[Any]:
         """In place of `_astream`."""
         raise NotImplementedError
 

@@ -53,9 +53,7 @@ class OpenAIRoute(Route):
     def stream(self, run: Run, model: Any, original: Callable[..., Any], args: Any, kwargs: Any) -> Iterator[Any]:
         return sdk_hook.forced_iterator(original(*args, **kwargs))
 
-    def astream(
-        self, run: Run, model: Any, original: Callable[..., Any], args: Any, kwargs: Any
-    ) -> AsyncIterator[Any]:
+    def astream(self, run: Run, model: Any, original: Callable[..., Any], args: Any, kwargs: Any) -> AsyncIterator[Any]:
         return sdk_hook.forced_async_iterator(original(*args, **kwargs))
 
 

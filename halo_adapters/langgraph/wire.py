@@ -9,7 +9,9 @@ from halo_core.errors import UnknownModelError
 from halo_core.pool import CallOrigin, LLMCall, get_pool
 
 # Arguments of the client itself, not of the request.
-_CLIENT_FIELDS = frozenset({"extra_headers", "extra_query", "timeout", "extra_body", "stream", "stream_options", "model"})
+_CLIENT_FIELDS = frozenset(
+    {"extra_headers", "extra_query", "timeout", "extra_body", "stream", "stream_options", "model"}
+)
 
 # Features whose meaning lies outside a plain chat completion.
 _FOREIGN = {

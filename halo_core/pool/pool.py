@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from halo_core.errors import EngineStartError, HaloError, UnknownModelError
+from halo_core.errors import EngineDiedError, EngineStartError, HaloError, UnknownModelError
 from halo_core.pool.config import EndpointSpec, EngineSpec, PoolConfig, SimulatedSpec
 from halo_core.pool.engine import Engine
 from halo_core.pool.loop import LoopThread
@@ -27,8 +27,8 @@ class EngineGroup:
     engines: list[Engine] = field(default_factory=list)
     """Filled when the group is started; order is placement order."""
     restarts: dict[str, int] = field(default_factory=dict)
-    on_change: list[Callable[[], None]] = field(default_factory=list)
-    """Called on the pool's loop when an engine came up, died, or was given up."""
+    on_change: list[Callable[[HaloError | None], None]] = field(default_factory=list)
+    """Called on the pool's loop when engines came up (with None), or when the last one was given up (with why)."""
     _starting: asyncio.Task[None] | None = None
 
     @property
@@ -161,9 +161,13 @@ class EnginePool:
             engine.counters.restarts += 1
             break
         group.restarts[engine.name] = done
-        if engine.health.state != "ready":
-            logger.error("engine %s is given up after %d restarts", engine.name, done)
-        self._changed(group)
+        if engine.health.state == "ready":
+            self._changed(group)
+            return
+        why = f"engine {engine.name} died and did not come back after {done} restarts: {engine.health.detail}"
+        logger.error("%s", why)
+        if self.hopeless(group):
+            self._changed(group, EngineDiedError(f"{why}. No engine of model {group.model!r} is left"))
 
     def hopeless(self, group: EngineGroup) -> bool:
         """Whether no engine of the group is up, coming up, or being started again."""
@@ -172,9 +176,9 @@ class EnginePool:
             for engine in group.engines
         )
 
-    def _changed(self, group: EngineGroup) -> None:
+    def _changed(self, group: EngineGroup, failure: HaloError | None = None) -> None:
         for callback in group.on_change:
-            callback()
+            callback(failure)
 
     def engines(self) -> list[Engine]:
         """Every engine made so far."""

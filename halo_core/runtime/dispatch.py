@@ -37,12 +37,22 @@ class Station:
     """What the dispatcher knows of one engine."""
 
     engine: Engine
+    sent: PrefixIndex
+    """Prefixes that it was sent: where to place calls."""
     held: PrefixIndex
+    """Prefixes that it has certainly computed: calls sent before that may compute them a second time."""
+    computing: Counter[bytes] = field(default_factory=Counter)
+    """Chunks of prompts that it was sent and has not answered yet."""
     in_flight: set[Flight] = field(default_factory=set)
     load_units: float = 0.0
     """Outstanding work in prompt-token equivalents."""
     warming: dict[bytes, list[Flight]] = field(default_factory=dict)
     """Last chunk of a prefix that is being computed -> the calls that wait for it."""
+
+    def forget(self) -> None:
+        """The engine's cache is empty."""
+        self.sent.clear()
+        self.held.clear()
 
     @property
     def free(self) -> bool:
@@ -73,14 +83,14 @@ class Dispatcher:
         self._pumping = False
         self.warmups = 0
         self.warmup_usage = Usage()
-        group.on_change.append(self._pump_soon)
+        group.on_change.append(self._on_change)
 
     # -- in ------------------------------------------------------------------------------------------------------
 
     def add(self, flight: Flight) -> None:
         """Take charge of a flight; `land` is called exactly once with its outcome unless it is cancelled."""
         heapq.heappush(self._ready, flight)
-        self._ready_chunks.update(flight.chain)
+        _add(self._ready_chunks, flight.chain)
         self._pump_soon()
 
     def cancel(self, flight: Flight) -> None:
@@ -107,9 +117,14 @@ class Dispatcher:
     def forget_prefixes(self) -> None:
         """The engines' caches were reset."""
         for station in self._stations.values():
-            station.held.clear()
+            station.forget()
 
     # -- placing -------------------------------------------------------------------------------------------------
+
+    def _on_change(self, failure: HaloError | None) -> None:
+        if failure is not None:
+            self._fail_all(failure)
+        self._pump_soon()
 
     def _pump_soon(self) -> None:
         if not self._pumping:  # calls that become ready in the same turn of the loop are placed together
@@ -138,12 +153,7 @@ class Dispatcher:
 
     def _pop(self) -> Flight:
         flight = heapq.heappop(self._ready)
-        counts = self._ready_chunks
-        for chunk in flight.chain:
-            if counts[chunk] > 1:
-                counts[chunk] -= 1
-            else:
-                del counts[chunk]
+        _remove(self._ready_chunks, flight.chain)
         return flight
 
     def _sync_stations(self) -> list[Station]:
@@ -151,11 +161,12 @@ class Dispatcher:
             station = self._stations.get(engine.name)
             if station is None or station.engine is not engine:
                 capacity = engine.capacity.kv_tokens or 200_000
-                self._stations[engine.name] = Station(engine, PrefixIndex(int(capacity / CHUNK_TOKENS)))
+                chunks = int(capacity / CHUNK_TOKENS)
+                self._stations[engine.name] = Station(engine, PrefixIndex(chunks), PrefixIndex(chunks))
         return [self._stations[engine.name] for engine in self._group.ready]
 
     def _cost(self, flight: Flight, station: Station) -> float:
-        cached = station.held.depth(flight.chain) * CHUNK_TOKENS
+        cached = station.sent.depth(flight.chain) * CHUNK_TOKENS
         answer = self._answer_tokens.get(flight.call.origin.operator, DEFAULT_ANSWER_TOKENS)
         limit = flight.call.body.get("max_completion_tokens") or flight.call.body.get("max_tokens")
         if limit:
@@ -169,16 +180,17 @@ class Dispatcher:
             if chunk in station.warming:
                 station.warming[chunk].append(flight)
                 return True
-        shared = self._shared_depth(chain)
+        shared = max(self._shared_depth(chain, station), min(flight.static_chunks, len(chain)))
         if shared - station.held.depth(chain) < MIN_WARM_CHUNKS:
             return False
         self._warm(flight, station, chain[:shared])
         return True
 
-    def _shared_depth(self, chain: Chain) -> int:
+    def _shared_depth(self, chain: Chain, station: Station) -> int:
+        """Leading chunks that another ready call, or one that the engine has not answered yet, has as well."""
         depth = 0
-        for chunk in chain:
-            if chunk not in self._ready_chunks:  # `flight` itself is already out of the queue
+        for chunk in chain:  # `flight` itself is already out of the queue
+            if chunk not in self._ready_chunks and chunk not in station.computing:
                 break
             depth += 1
         return depth
@@ -186,7 +198,7 @@ class Dispatcher:
     def _warm(self, flight: Flight, station: Station, prefix: Chain) -> None:
         # The warm-up is the first call's own prompt with one token to generate: exactly its prefix, no template guess.
         station.warming[prefix[-1]] = [flight]
-        station.held.insert(flight.chain)
+        station.sent.insert(flight.chain)
         station.load_units += flight.prompt_units
         self._spawn(self._warm_up(flight, station, prefix))
 
@@ -206,6 +218,8 @@ class Dispatcher:
             # The calls themselves will meet the same error and report it to their callers.
             logger.debug("warm-up on %s failed: %s", station.engine.name, error)
         finally:
+            # Also after a failure: otherwise the same warm-up would be tried for ever.
+            station.held.insert(flight.chain)
             station.load_units -= flight.prompt_units
             for waiting in station.warming.pop(prefix[-1], ()):
                 self.add(waiting)
@@ -215,7 +229,8 @@ class Dispatcher:
     def _send(self, flight: Flight, station: Station) -> None:
         flight.load_units = self._cost(flight, station)
         station.load_units += flight.load_units
-        station.held.insert(flight.chain)
+        station.sent.insert(flight.chain)
+        _add(station.computing, flight.chain)
         station.in_flight.add(flight)
         flight.on_engine = station.engine.name
         flight.tries += 1
@@ -242,6 +257,7 @@ class Dispatcher:
             self._requeue(flight, station, error)
             return
         if completion is not None:
+            station.held.insert(flight.chain)
             self._learn(call, completion)
         self._land(flight, completion, error)
 
@@ -255,13 +271,14 @@ class Dispatcher:
 
     def _leave(self, flight: Flight, station: Station) -> None:
         station.in_flight.discard(flight)
+        _remove(station.computing, flight.chain)
         station.load_units -= flight.load_units
         flight.task = None
         self._pump_soon()
 
     def _requeue(self, flight: Flight, station: Station, error: EngineDiedError) -> None:
         if station.engine.health.state != "ready":
-            station.held.clear()
+            station.forget()
             self._pool.report_dead(self._group, station.engine)
         hopeless = self._pool.hopeless(self._group)
         if flight.chunks or flight.tries >= MAX_TRIES or hopeless:
@@ -301,6 +318,19 @@ class Dispatcher:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _add(counts: Counter[bytes], chain: Chain) -> None:
+    for chunk in chain:
+        counts[chunk] += 1
+
+
+def _remove(counts: Counter[bytes], chain: Chain) -> None:
+    for chunk in chain:
+        if counts[chunk] > 1:
+            counts[chunk] -= 1
+        else:
+            del counts[chunk]
 
 
 _PROMPT_FIELDS = frozenset({"messages", "tools", "tool_choice", "chat_template_kwargs", "chat_template", "documents"})

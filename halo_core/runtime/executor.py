@@ -9,6 +9,8 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 
+from pydantic_core import to_json
+
 from halo_core.errors import HaloError
 from halo_core.pool.call import Completion, LLMCall, Usage
 from halo_core.pool.loop import mailbox_of
@@ -18,7 +20,7 @@ from halo_core.runtime.batch import Batch, Run
 from halo_core.runtime.dispatch import CHARS_PER_TOKEN, Dispatcher
 from halo_core.runtime.flight import Flight, How, JournalKey, MergeKey, Waiter
 from halo_core.runtime.journal import Journal
-from halo_core.runtime.prefix import prefix_chain, prompt_text
+from halo_core.runtime.prefix import Prompt
 
 DEFAULT_TARGET = 64
 """Calls to keep under way before any engine has told its capacity."""
@@ -234,10 +236,11 @@ class Executor:
     ) -> Waiter:
         # Hashing and prompt text are done on the caller's thread: the pool's loop only moves things.
         waiter = Waiter(call, on_done, lambda w, how, usage: self._tally(run, w, how, usage), on_chunk)
-        self._mail.post(self._arrive, run, waiter, call.fingerprint(), prompt_text(call.body))
+        prompt = Prompt.of(call.body)
+        self._mail.post(self._arrive, run, waiter, call.fingerprint(), prompt)
         return waiter
 
-    def _arrive(self, run: Run, waiter: Waiter, fingerprint: str, text: str) -> None:
+    def _arrive(self, run: Run, waiter: Waiter, fingerprint: str, prompt: Prompt) -> None:
         batch, call = run.batch, waiter.call
         mergeable = batch.merge and call.deterministic and call.origin.attempt == 1
         key: MergeKey | None = None
@@ -246,7 +249,8 @@ class Executor:
             journal_key: JournalKey = ("", *key)
             if (known := batch.memo.get(key)) is not None:
                 waiter.how = How.SHARED
-                waiter.finish(known, None)
+                run.following += 1
+                _replay(waiter, known)
                 return
             if (flight := batch.flights.get(key)) is not None and not flight.abandoned:
                 waiter.how = How.SHARED
@@ -261,22 +265,14 @@ class Executor:
         journal = self._journals.get(batch.number)
         if journal is not None and (replayed := journal.call(journal_key)) is not None:
             waiter.how = How.REPLAYED
-            self._replay(waiter, key, batch, replayed)
+            if key is not None:
+                batch.memo.put(key, replayed)
+            _replay(waiter, replayed)
             return
-        self._take_off(run, waiter, key, journal_key, text)
-
-    def _replay(self, waiter: Waiter, key: MergeKey | None, batch: Batch, completion: Completion) -> None:
-        if key is not None:
-            batch.memo.put(key, completion)
-        if waiter.on_chunk is not None:
-            from pydantic_core import to_json
-
-            for chunk in completion.parse():
-                waiter.on_chunk(to_json(chunk))
-        waiter.finish(completion, None)
+        self._take_off(run, waiter, key, journal_key, prompt)
 
     def _take_off(
-        self, run: Run, waiter: Waiter, key: MergeKey | None, journal_key: JournalKey, text: str
+        self, run: Run, waiter: Waiter, key: MergeKey | None, journal_key: JournalKey, prompt: Prompt
     ) -> None:
         call = waiter.call
         flight = Flight(
@@ -284,8 +280,9 @@ class Executor:
             key,
             journal_key,
             (run.order, next(self._arrivals)),
-            prefix_chain(text),
-            len(text) / CHARS_PER_TOKEN,
+            prompt.chain,
+            prompt.static_chunks if run.batch.stats.rows_active > 1 else 0,
+            prompt.chars / CHARS_PER_TOKEN,
             [waiter],
         )
         waiter.flight = flight
@@ -373,6 +370,14 @@ class Executor:
             cached += dispatcher.warmup_usage.cached_tokens
             generated += dispatcher.warmup_usage.generated_tokens
         return count, Usage(prompt, cached, generated)
+
+
+def _replay(waiter: Waiter, completion: Completion) -> None:
+    """Answer a caller from a finished call, chunk by chunk where it was streamed."""
+    if waiter.on_chunk is not None:
+        for chunk in completion.parse():
+            waiter.on_chunk(to_json(chunk))
+    waiter.finish(completion, None)
 
 
 _executor: Executor | None = None

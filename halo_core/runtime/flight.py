@@ -72,6 +72,8 @@ class Flight:
     order: tuple[int, int]
     """(admission number of its run, arrival number): smaller is dispatched first, so that rows finish early."""
     chain: Chain = ()
+    static_chunks: int = 0
+    """Leading chunks that other rows of the batch are expected to share; 0 when there are no other rows."""
     prompt_units: float = 0.0
     """Estimated prompt tokens."""
     waiters: list[Waiter] = field(default_factory=list)

@@ -146,9 +146,9 @@ class Journal:
             if len(writes) < len(batch):
                 return
 
-    def _commit(self, writes: list[tuple[str, tuple[object, ...], Callable[[BaseException | None], None]]]) -> (
-        JournalError | None
-    ):
+    def _commit(
+        self, writes: list[tuple[str, tuple[object, ...], Callable[[BaseException | None], None]]]
+    ) -> JournalError | None:
         if self.failed is None:
             try:
                 with self._read_lock, self._db:

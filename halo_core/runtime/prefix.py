@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
@@ -33,6 +34,18 @@ def prompt_text(body: Mapping[str, Any]) -> str:
     return "\x1e".join(parts)
 
 
+def static_chars(body: Mapping[str, Any]) -> int:
+    """How much of `prompt_text` is tools and leading system messages: what rows of one app share as a rule."""
+    leading: list[Mapping[str, Any]] = []
+    for message in body.get("messages", ()):
+        if message.get("role") not in ("system", "developer"):
+            break
+        leading.append(message)
+    if not leading and not body.get("tools"):
+        return 0
+    return len(prompt_text({"tools": body.get("tools"), "messages": leading}).encode("utf-8", "surrogatepass"))
+
+
 def prefix_chain(text: str) -> Chain:
     """Rolling hashes of the whole chunks of `text`."""
     data = text.encode("utf-8", "surrogatepass")
@@ -42,6 +55,23 @@ def prefix_chain(text: str) -> Chain:
         previous = blake2b(data[start : start + CHUNK_CHARS], digest_size=12, key=previous).digest()
         chain.append(previous)
     return tuple(chain)
+
+
+@dataclass(slots=True, frozen=True)
+class Prompt:
+    """What the runtime needs to know of a prompt."""
+
+    chain: Chain
+    static_chunks: int
+    chars: int
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any]) -> Prompt:
+        """Read the prompt of a chat request."""
+        text = prompt_text(body)
+        if len(text) < CHUNK_CHARS:
+            return cls((), 0, len(text))
+        return cls(prefix_chain(text), static_chars(body) // CHUNK_CHARS, len(text))
 
 
 class PrefixIndex:

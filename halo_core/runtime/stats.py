@@ -81,6 +81,11 @@ class BatchStats:
         self.outside_reasons[reason] = self.outside_reasons.get(reason, 0) + 1
 
     @property
+    def rows_active(self) -> int:
+        """Rows that have begun and not ended, whether or not they were admitted yet."""
+        return self.rows - self.rows_done - self.rows_failed
+
+    @property
     def total(self) -> OperatorStats:
         """The sum over all operators."""
         total = OperatorStats()

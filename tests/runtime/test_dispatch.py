@@ -1,0 +1,122 @@
+"""Dispatch: shallow queues, order, warm prefixes, dead engines."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from halo_core.errors import EngineDiedError, UnknownModelError
+from halo_core.pool import EnginePool, LLMCall, PoolConfig
+from halo_core.runtime import Executor
+from tests.runtime.scripted import ScriptedEngine, ask, text_of
+from tests.runtime.test_merging import until
+
+ROLE = "You are a careful analyst. " * 60
+
+
+def with_role(text: str, role: str = ROLE) -> LLMCall:
+    messages = [{"role": "system", "content": role}, {"role": "user", "content": text}]
+    return LLMCall("m", {"messages": messages, "temperature": 0})
+
+
+async def test_no_more_calls_than_slots_are_in_an_engine(executor: Executor, engine: ScriptedEngine) -> None:
+    batch = executor.open_batch("b")
+    await asyncio.gather(*(executor.call(executor.begin(batch, str(n)), ask(f"q{n}")) for n in range(20)))
+    assert engine.peak == engine.slots == 4 and len(engine.seen) == 20
+
+
+async def test_calls_spread_over_the_engines(executor: Executor, engine: ScriptedEngine) -> None:
+    other = ScriptedEngine(name="e1")
+    executor.pool.add(other)
+    batch = executor.open_batch("b")
+    await asyncio.gather(*(executor.call(executor.begin(batch, str(n)), ask(f"q{n}")) for n in range(40)))
+    assert len(engine.seen) + len(other.seen) == 40
+    assert min(len(engine.seen), len(other.seen)) >= 10
+
+
+async def test_earlier_rows_go_first(executor: Executor, engine: ScriptedEngine) -> None:
+    engine.slots, engine.held = 1, True
+    batch = executor.open_batch("b")
+    runs = [executor.begin(batch, str(n)) for n in range(3)]
+    for order, run in enumerate(runs):
+        run.order = order
+    blocker = asyncio.create_task(executor.call(executor.begin(batch, "x"), ask("blocker")))
+    await until(lambda: engine.seen)
+    late = [asyncio.create_task(executor.call(runs[n], ask(f"row {n}"))) for n in (2, 1, 0)]
+    await until(lambda: sum(d.backlog for d in executor._dispatchers.values()) == 3)
+    executor.pool.thread.loop.call_soon_threadsafe(engine.release)
+    await asyncio.gather(blocker, *late)
+    assert [call.body["messages"][0]["content"] for call in engine.seen[1:]] == ["row 0", "row 1", "row 2"]
+
+
+async def test_a_shared_cold_prefix_is_warmed_once(executor: Executor, engine: ScriptedEngine) -> None:
+    engine.slots = 16
+    batch = executor.open_batch("b")
+    await asyncio.gather(*(executor.call(executor.begin(batch, str(n)), with_role(f"question {n}")) for n in range(8)))
+    warm = [call for call in engine.seen if call.body.get("max_tokens") == 1]
+    assert len(warm) == 1 and engine.seen[0] is warm[0]
+    assert len(engine.seen) == 9 and executor.warmups()[0] == 1
+    assert batch.stats.total.planned == 8  # a warm-up is nobody's call
+    await executor.call(executor.begin(batch, "later"), with_role("one more"))
+    assert executor.warmups()[0] == 1
+
+
+async def test_nothing_is_warmed_for_a_single_call_or_a_short_prefix(
+    executor: Executor, engine: ScriptedEngine
+) -> None:
+    batch = executor.open_batch("b")
+    await executor.call(executor.begin(batch, "1"), with_role("alone"))
+    short = [with_role(f"q{n}", role="Be brief.") for n in range(4)]
+    await asyncio.gather(*(executor.call(executor.begin(batch, f"s{n}"), call) for n, call in enumerate(short)))
+    assert executor.warmups()[0] == 0
+
+
+async def test_a_dead_engine_is_started_again_and_its_calls_are_sent_again(
+    executor: Executor, engine: ScriptedEngine
+) -> None:
+    engine.held = True
+    batch = executor.open_batch("b")
+    tasks = [asyncio.create_task(executor.call(executor.begin(batch, str(n)), ask(f"q{n}"))) for n in range(3)]
+    await until(lambda: len(engine.seen) == 3)
+
+    def kill() -> None:
+        engine.held = False
+        engine.die()
+
+    executor.pool.thread.loop.call_soon_threadsafe(kill)
+    answers = await asyncio.gather(*tasks)
+    assert [text_of(a) for a in answers] == ["Q0", "Q1", "Q2"]
+    assert engine.starts == 2 and engine.counters.restarts == 1
+    assert batch.stats.total.executed == 3 and batch.stats.total.failed == 0
+
+
+async def test_an_engine_that_stays_dead_fails_its_calls_clearly() -> None:
+    class Doomed(ScriptedEngine):
+        async def start(self) -> None:
+            self.starts += 1
+            if self.starts == 1:
+                self.state = "ready"
+
+    pool = EnginePool(PoolConfig(restarts=1))
+    engine = Doomed(held=True)
+    pool.add(engine)
+    executor = Executor(pool)
+    try:
+        batch = executor.open_batch("b")
+        task = asyncio.create_task(executor.call(executor.begin(batch, "1"), ask("x")))
+        await until(lambda: engine.seen)
+        pool.thread.loop.call_soon_threadsafe(engine.die)
+        with pytest.raises(EngineDiedError):
+            await asyncio.wait_for(task, 20)
+        assert batch.stats.total.failed == 1
+    finally:
+        pool.close()
+
+
+async def test_an_unknown_model_names_the_known_ones(executor: Executor, engine: ScriptedEngine) -> None:
+    batch = executor.open_batch("b")
+    with pytest.raises(UnknownModelError, match="no engine serves model 'other'; served: m"):
+        await executor.call(executor.begin(batch, "1"), LLMCall("other", {"messages": []}))
+    # the batch goes on
+    assert text_of(await executor.call(executor.begin(batch, "2"), ask("x"))) == "X"
