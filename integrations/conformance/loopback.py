@@ -12,6 +12,8 @@ import contextvars
 import itertools
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from langchain_core.language_models.chat_models import BaseChatModel
@@ -27,34 +29,61 @@ _SLOTS = 64
 _DONE = b"{}"
 
 
+@dataclass(slots=True)
+class Deposit:
+    """What one call stands for: the work, and the objects that it gave so far."""
+
+    work: Callable[[], Iterator[Any]]
+    """Yields the result, or the chunks of it."""
+    items: list[Any] = field(default_factory=list)
+
+    def produce(self, tell: Callable[[bytes], None]) -> None:
+        """Do the work; `tell` gets the number of each object, and of the error that ended it if there was one."""
+        INSIDE.set(True)
+        try:
+            for item in self.work():
+                self._keep(item, tell)
+        except BaseException as error:  # whatever it is belongs to the caller
+            self._keep(_Raised(error), tell)
+        tell(_DONE)
+
+    def _keep(self, item: Any, tell: Callable[[bytes], None]) -> None:
+        self.items.append(item)
+        tell(str(len(self.items) - 1).encode())
+
+    def collect(self, raw: bytes) -> Any:
+        """The object behind an answer. Raises what the work raised."""
+        item = self.items[int(raw)]
+        if isinstance(item, _Raised):
+            raise item.error
+        return item
+
+
 class LoopbackEngine:
-    """Implements `halo_core.pool.engine.Engine`; `deposit` and `collect` are the caller's side."""
+    """Implements `halo_core.pool.engine.Engine`; `deposit` is the caller's side."""
 
     def __init__(self) -> None:
         self.name = self.model = MODEL
         self.counters = EngineCounters()
         self._tickets = itertools.count(1)
-        self._deposits: dict[int, Callable[[], Iterator[Any]]] = {}
-        self._results: dict[int, Any] = {}
+        self._deposits: dict[int, Deposit] = {}
         self._threads = ThreadPoolExecutor(_SLOTS, thread_name_prefix="loopback")
         self._state: Any = "new"
 
-    # -- the caller's side ---------------------------------------------------------------------------------------
+    @contextmanager
+    def deposit(
+        self, run: Run, work: Callable[[], Iterator[Any]], *, stream: bool = False
+    ) -> Iterator[tuple[Deposit, LLMCall]]:
+        """The call that stands for `work`, as long as its caller is interested.
 
-    def deposit(self, work: Callable[[], Iterator[Any]], *, stream: bool, run: Run) -> LLMCall:
-        """The call that stands for `work`, which yields the result, or the chunks of it."""
+        Nothing is kept beyond that: a forgotten error holds frames, and the suites look for objects that outlive a run.
+        """
         ticket = next(self._tickets)
-        self._deposits[ticket] = work
-        return LLMCall(MODEL, {"loopback": ticket}, stream=stream, origin=origin_of(run))
-
-    def collect(self, raw: bytes) -> Any:
-        """The object behind an answer, once. Raises what the work raised."""
-        result = self._results.pop(int(raw))
-        if isinstance(result, _Raised):
-            raise result.error
-        return result
-
-    # -- the engine's side ---------------------------------------------------------------------------------------
+        deposit = self._deposits[ticket] = Deposit(work)
+        try:
+            yield deposit, LLMCall(MODEL, {"loopback": ticket}, stream=stream, origin=origin_of(run))
+        finally:
+            del self._deposits[ticket]
 
     @property
     def capacity(self) -> Capacity:
@@ -71,36 +100,24 @@ class LoopbackEngine:
         self._state = "ready"
 
     async def complete(self, call: LLMCall) -> Completion:
-        """Run the deposited work to its only item."""
-        async for raw in self.stream(call):
-            return Completion(raw, engine=self.name)
-        raise RuntimeError("deposited work of a plain call yielded nothing")
+        """Run the deposited work to its only object."""
+        numbers = [number async for number in self.stream(call)]
+        return Completion(numbers[0], engine=self.name)
 
     async def stream(self, call: LLMCall) -> AsyncIterator[bytes]:
-        """Run the deposited work item by item; each chunk is the number under which `collect` finds the object."""
+        """Run the deposited work; each chunk is the number of one of its objects."""
         self.counters.calls += 1
-        work = self._deposits.pop(call.body["loopback"])
+        deposit = self._deposits[call.body["loopback"]]
         loop = asyncio.get_running_loop()
-        items: asyncio.Queue[bytes] = asyncio.Queue()
+        told: asyncio.Queue[bytes] = asyncio.Queue()
 
-        def put(item: Any) -> None:
-            number = next(self._tickets)
-            self._results[number] = item
-            loop.call_soon_threadsafe(items.put_nowait, str(number).encode())
-
-        def produce() -> None:
-            INSIDE.set(True)
-            try:
-                for item in work():
-                    put(item)
-            except BaseException as error:  # whatever it is belongs to the caller
-                put(_Raised(error))
-            loop.call_soon_threadsafe(items.put_nowait, _DONE)
+        def tell(number: bytes) -> None:
+            loop.call_soon_threadsafe(told.put_nowait, number)
 
         # A new context: the work must not find itself inside the caller's run, as it would not in another process.
-        self._threads.submit(contextvars.Context().run, produce)
-        while (item := await items.get()) is not _DONE:
-            yield item
+        self._threads.submit(contextvars.Context().run, deposit.produce, tell)
+        while (number := await told.get()) != _DONE:
+            yield number
 
     async def cache_events(self) -> AsyncIterator[CacheEvent]:
         """None: there is no cache."""
@@ -139,27 +156,27 @@ class LoopbackRoute(Route):
 
     def generate(self, run: Run, model: Any, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """In place of `_generate`."""
-        call = self._engine.deposit(lambda: iter([original(*args, **kwargs)]), stream=False, run=run)
-        return self._engine.collect(get_executor().call_blocking(run, call).raw)
+        with self._engine.deposit(run, lambda: iter([original(*args, **kwargs)])) as (deposit, call):
+            return deposit.collect(get_executor().call_blocking(run, call).raw)
 
     async def agenerate(self, run: Run, model: Any, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """In place of `_agenerate`."""
-        call = self._engine.deposit(lambda: iter([asyncio.run(original(*args, **kwargs))]), stream=False, run=run)
-        return self._engine.collect((await get_executor().call(run, call)).raw)
+        with self._engine.deposit(run, lambda: iter([asyncio.run(original(*args, **kwargs))])) as (deposit, call):
+            return deposit.collect((await get_executor().call(run, call)).raw)
 
     def stream(self, run: Run, model: Any, original: Callable[..., Any], args: Any, kwargs: Any) -> Iterator[Any]:
         """In place of `_stream`."""
-        call = self._engine.deposit(lambda: original(*args, **kwargs), stream=True, run=run)
-        for raw in get_executor().stream_blocking(run, call):
-            yield self._engine.collect(raw)
+        with self._engine.deposit(run, lambda: original(*args, **kwargs), stream=True) as (deposit, call):
+            for raw in get_executor().stream_blocking(run, call):
+                yield deposit.collect(raw)
 
     async def astream(
         self, run: Run, model: Any, original: Callable[..., Any], args: Any, kwargs: Any
     ) -> AsyncIterator[Any]:
         """In place of `_astream`."""
-        call = self._engine.deposit(lambda: _blocking(original(*args, **kwargs)), stream=True, run=run)
-        async for raw in get_executor().stream(run, call):
-            yield self._engine.collect(raw)
+        with self._engine.deposit(run, lambda: _blocking(original(*args, **kwargs)), stream=True) as (deposit, call):
+            async for raw in get_executor().stream(run, call):
+                yield deposit.collect(raw)
 
 
 def _blocking(chunks: AsyncIterator[Any]) -> Iterator[Any]:

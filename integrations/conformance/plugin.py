@@ -65,10 +65,10 @@ def _count_runs() -> None:
     begin = Executor.begin
 
     @functools.wraps(begin)
-    def counted(self: Executor, batch: Batch, content: str) -> Run:
+    def counted(self: Executor, batch: Batch, *args: Any, **kwargs: Any) -> Run:
         global _runs
         _runs += 1
         _batches.add(batch)
-        return begin(self, batch, content)
+        return begin(self, batch, *args, **kwargs)
 
     Executor.begin = counted  # type: ignore[method-assign]
