@@ -14,6 +14,7 @@ from halo_adapters.langgraph import patch, session
 from halo_adapters.langgraph.batching import Options
 from halo_adapters.langgraph.compiled import accelerate
 from halo_adapters.langgraph.loops import iterate_async
+from halo_core.plan import Plan
 from halo_core.runtime import Batch, Journal
 
 
@@ -25,9 +26,12 @@ class LangGraphAdapter:
     def accepts(self, target: Any) -> bool:
         return isinstance(target, StateGraph | Pregel)
 
-    def prepare(self, target: Any) -> Any:
+    def prepare(self, target: Any, *, merge: bool = True) -> Any:
         patch.install()
-        return accelerate(target.compile() if isinstance(target, StateGraph) else target)
+        app: Any = accelerate(target.compile() if isinstance(target, StateGraph) else target)
+        if not merge:
+            app.halo.merge = False
+        return app
 
     def run(
         self,
@@ -53,6 +57,10 @@ class LangGraphAdapter:
 
     def row_content(self, row: Any) -> str:
         return session.row_content(row)
+
+    def plan(self, app: Any) -> Plan | None:
+        found: Plan = app.halo.plan(app)
+        return found
 
     def explain(self, app: Any, rows: Sequence[Any] | None) -> str:
         return str(app.explain(rows))

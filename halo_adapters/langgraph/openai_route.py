@@ -15,7 +15,7 @@ from halo_adapters.langgraph import sdk_hook
 from halo_adapters.langgraph.intercept import Route
 from halo_adapters.langgraph.session import origin_of
 from halo_adapters.langgraph.wire import call_from_payload, name_of, resolve, unroutable
-from halo_core.errors import EngineDiedError, EngineError
+from halo_core.errors import EngineError
 from halo_core.pool import Completion, LLMCall
 from halo_core.runtime import Run, get_executor
 
@@ -110,8 +110,8 @@ def _raise(model: Any, error: EngineError) -> NoReturn:
     except openai.BadRequestError as bad:
         base._handle_openai_bad_request(bad)
     except openai.APIError as other:
-        handler = getattr(base, "_handle_openai_api_error", None)
-        if handler is None or isinstance(error, EngineDiedError):
+        handler = getattr(base, "_handle_openai_api_error", None)  # newer versions sort errors more finely
+        if handler is None:
             raise
         handler(other)
     raise error

@@ -14,7 +14,7 @@ from typing import Any
 
 from halo_adapters.langgraph.session import SESSION, origin_of
 from halo_adapters.langgraph.wire import call_from_payload, name_of, resolve, unroutable
-from halo_core.errors import ConfigError, EngineError, PromptTooLongError
+from halo_core.errors import ConfigError, EngineDiedError, EngineError, EngineStartError, PromptTooLongError
 from halo_core.pool import LLMCall
 from halo_core.runtime import Run, get_executor
 
@@ -228,6 +228,8 @@ def as_openai_error(error: EngineError) -> Exception:
 
     http = _http()
     request = http.Request("POST", "http://halo.invalid/v1/chat/completions")
+    if error.status is None and isinstance(error, EngineDiedError | EngineStartError):
+        return openai.APIConnectionError(message=str(error), request=request)
     response = http.Response(
         status_of(error), headers={"content-type": "application/json"}, content=error_body(error), request=request
     )

@@ -1,0 +1,203 @@
+"""What a Python function refers to, read from its bytecode: closures, defaults, globals, imports. Nothing is run.
+
+Values are looked up in `__dict__`s only, never with `getattr`: properties, descriptors and lazy modules stay asleep.
+"""
+
+from __future__ import annotations
+
+import builtins
+import dis
+import functools
+import sys
+from collections.abc import Iterator
+from hashlib import blake2b
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+NOTHING: Any = object()
+"""Stands for a name that has no value."""
+
+_NAMES = frozenset({"LOAD_GLOBAL", "LOAD_NAME"})
+_ATTRIBUTES = frozenset({"LOAD_ATTR", "LOAD_METHOD"})
+
+
+def fields(value: object) -> dict[str, Any]:
+    """An object's own attributes, from its `__dict__` and slots, without running any of its code."""
+    found: dict[str, Any] = {}
+    for cls in type(value).__mro__:
+        slots = cls.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            member = cls.__dict__.get(name)
+            if type(member).__name__ == "member_descriptor":
+                try:
+                    found[name] = member.__get__(value)
+                except AttributeError:
+                    continue
+    try:
+        own = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return found
+    private = found.pop("__pydantic_private__", None)  # pydantic keeps private attributes beside the fields
+    found.pop("__dict__", None)
+    return {**found, **own, **(private if isinstance(private, dict) else {})}
+
+
+def static_attribute(value: object, name: str) -> Any:
+    """`value.name` where that runs no code (modules, classes, plain attributes), else `NOTHING`."""
+    if isinstance(value, ModuleType):
+        return vars(value).get(name, NOTHING)
+    if issubclass(type(value), type):
+        return next((vars(cls)[name] for cls in type.mro(value) if name in vars(cls)), NOTHING)  # type: ignore[arg-type]
+    return fields(value).get(name, NOTHING)
+
+
+def method_of(cls: type, name: str) -> FunctionType | None:
+    """The function behind `cls.name`, be it a method, a property's getter or a class or static method."""
+    for base in cls.__mro__:
+        member = vars(base).get(name)
+        if member is not None:
+            member = getattr(member, "fget", None) if type(member) is property else member
+            member = member.__func__ if isinstance(member, classmethod | staticmethod) else member
+            return member if isinstance(member, FunctionType) else None
+    return None
+
+
+def functions_of(target: Any) -> list[FunctionType | MethodType]:
+    """The Python functions behind something callable: unwraps partials, LangGraph's and LangChain's own wrappers."""
+    if isinstance(target, FunctionType | MethodType):
+        return [target]
+    if isinstance(target, functools.partial):
+        inner = [target.func, *(a for a in target.args if isinstance(a, FunctionType | MethodType))]
+        return [f for part in inner for f in functions_of(part) if f.__name__ != "run_in_executor"]
+    own = fields(target)
+    found = [f for key in ("func", "afunc", "coroutine") if own.get(key) for f in functions_of(own[key])]
+    if not found and isinstance(own.get("__wrapped__"), FunctionType):
+        found = [own["__wrapped__"]]
+    if not found and (call := method_of(type(target), "__call__")) is not None:
+        found = [MethodType(call, target)]
+    return list(dict.fromkeys(found))
+
+
+def all_code(code: CodeType) -> Iterator[CodeType]:
+    """The code object and those of the functions, lambdas and comprehensions inside it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from all_code(constant)
+
+
+def global_paths(code: CodeType) -> dict[tuple[str, ...], None]:
+    """Global names that the code uses, each with the attributes it takes of it: `("settings", "MODEL")`."""
+    paths: dict[tuple[str, ...], None] = {}
+    for part in all_code(code):
+        path: tuple[str, ...] = ()
+        for instruction in dis.get_instructions(part):
+            if instruction.opname in _ATTRIBUTES and path:
+                path = (*path, str(instruction.argval))
+                continue
+            if path:
+                paths[path] = None
+            path = (str(instruction.argval),) if instruction.opname in _NAMES else ()
+        if path:
+            paths[path] = None
+    return paths
+
+
+def imported(code: CodeType, package: str) -> Iterator[tuple[str, Any]]:
+    """What the code imports inside its body `from` modules that are loaded already."""
+    for part in all_code(code):
+        module: ModuleType | None = None
+        for instruction in dis.get_instructions(part):
+            if instruction.opname == "IMPORT_NAME":
+                module = sys.modules.get(str(instruction.argval))
+            elif instruction.opname == "IMPORT_FROM" and module is not None:
+                value = vars(module).get(str(instruction.argval), NOTHING)
+                if value is not NOTHING:
+                    yield f"import '{instruction.argval}'", value
+
+
+def lookup(function: FunctionType, name: str) -> Any:
+    """The value of a name that is free in the function: closure, global or builtin; `NOTHING` where unbound."""
+    for free, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        if free == name:
+            try:
+                return cell.cell_contents
+            except ValueError:
+                return NOTHING
+    return function.__globals__.get(name, vars(builtins).get(name, NOTHING))
+
+
+def closure(function: FunctionType | MethodType) -> dict[str, Any]:
+    """The function's filled closure cells by name."""
+    plain = function.__func__ if isinstance(function, MethodType) else function
+    if not isinstance(plain, FunctionType):
+        return {}
+    values = ((name, lookup(plain, name)) for name in plain.__code__.co_freevars)
+    return {name: value for name, value in values if value is not NOTHING}
+
+
+def references(function: FunctionType, *, globals_too: bool = True) -> Iterator[tuple[str, Any]]:
+    """What the function can reach, each with how: `("closure 'llm'", ...)`, `("global 'settings.MODEL'", ...)`."""
+    for name, value in closure(function).items():
+        yield f"closure '{name}'", value
+    code = function.__code__
+    arguments = code.co_varnames[: code.co_argcount]
+    defaults = function.__defaults__ or ()
+    for name, value in zip(arguments[len(arguments) - len(defaults) :], defaults, strict=True):
+        yield f"default '{name}'", value
+    for name, value in (function.__kwdefaults__ or {}).items():
+        yield f"default '{name}'", value
+    if not globals_too:
+        return
+    for path in global_paths(code):
+        value = function.__globals__.get(path[0], NOTHING)
+        shown = path[0]
+        for attribute in path[1:]:
+            if not isinstance(value, ModuleType | type):
+                break
+            value = static_attribute(value, attribute)
+            shown = f"{shown}.{attribute}"
+        if value is not NOTHING and not isinstance(value, ModuleType):
+            yield f"global '{shown}'", value
+    yield from imported(code, function.__module__ or "")
+
+
+def own_methods(function: FunctionType, cls: type) -> Iterator[FunctionType]:
+    """The methods of `cls` that its method `function` names (`self.helper()`)."""
+    for name in dict.fromkeys(name for code in all_code(function.__code__) for name in code.co_names):
+        method = method_of(cls, name)
+        if method is not None and method is not function:
+            yield method
+
+
+def constants(code: CodeType) -> Iterator[Any]:
+    """All constants in the code, those inside tuples and inner functions too."""
+    for part in all_code(code):
+        stack = list(part.co_consts)
+        while stack:
+            value = stack.pop()
+            if isinstance(value, tuple | frozenset):
+                stack.extend(value)
+            elif not isinstance(value, CodeType):
+                yield value
+
+
+def code_digest(code: CodeType) -> bytes:
+    """A digest of what the code does, equal across processes of one Python version; ignores file and line."""
+    digest = blake2b(digest_size=16)
+    for part in (code.co_code, repr(code.co_names).encode(), repr(code.co_freevars).encode()):
+        digest.update(len(part).to_bytes(4, "little") + part)
+    for constant in code.co_consts:
+        digest.update(_constant_digest(constant))
+    return digest.digest()
+
+
+def _constant_digest(value: Any) -> bytes:
+    if isinstance(value, CodeType):
+        return code_digest(value)
+    if isinstance(value, tuple | frozenset):
+        members = [_constant_digest(member) for member in value]
+        # The order of a frozenset of strings differs from process to process.
+        members = sorted(members) if isinstance(value, frozenset) else members
+        return blake2b(type(value).__name__.encode() + b"".join(members), digest_size=16).digest()
+    return blake2b(f"{type(value).__name__}:{value!r}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
