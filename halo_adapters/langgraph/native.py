@@ -171,13 +171,17 @@ class NativeGraph:
         if isinstance(input, Command | Runnable):
             return await Pregel.ainvoke(self.app, input, config, context=context)
         run = NativeRun(self._plan, input, config, context, AsyncCallbackManager, acall, asyncio.get_running_loop())
-        while tasks := run.tick():
-            try:
-                await _asuperstep(run, tasks)
-            except GraphInterrupt:
-                run.after_interrupt(tasks)
-                break
-            run.after_tick(tasks)
+        try:
+            while tasks := run.tick():
+                try:
+                    await _asuperstep(run, tasks)
+                except GraphInterrupt:
+                    run.after_interrupt(tasks)
+                    break
+                run.after_tick(tasks)
+        except (StopIteration, StopAsyncIteration) as error:
+            # Pregel is an async generator, through which these two cannot pass
+            raise RuntimeError(f"async generator raised {type(error).__name__}") from error
         return run.result()
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, *, context: Any = None) -> Any:
@@ -189,13 +193,16 @@ class NativeGraph:
         if isinstance(input, Command | Runnable):
             return Pregel.invoke(self.app, input, config, context=context)
         run = NativeRun(self._plan, input, config, context, CallbackManager, call)
-        while tasks := run.tick():
-            try:
-                _superstep(run, tasks)
-            except GraphInterrupt:
-                run.after_interrupt(tasks)
-                break
-            run.after_tick(tasks)
+        try:
+            while tasks := run.tick():
+                try:
+                    _superstep(run, tasks)
+                except GraphInterrupt:
+                    run.after_interrupt(tasks)
+                    break
+                run.after_tick(tasks)
+        except StopIteration as error:
+            raise RuntimeError("generator raised StopIteration") from error  # Pregel is a generator
         return run.result()
 
 
