@@ -7,6 +7,7 @@ from importlib.metadata import entry_points
 from typing import Any, Protocol
 
 from halo_core.errors import ConfigError
+from halo_core.plan import Plan
 from halo_core.runtime import Batch, Journal
 
 
@@ -18,8 +19,11 @@ class Adapter(Protocol):
     def accepts(self, target: Any) -> bool:
         """Whether `target` (what `pkg.module:name` names) is an app of this framework."""
 
-    def prepare(self, target: Any) -> Any:
-        """The app, run under Halo from now on: compiled and accelerated where need be."""
+    def prepare(self, target: Any, *, merge: bool = True) -> Any:
+        """The app, run under Halo from now on: compiled and accelerated where need be.
+
+        Without `merge` every call is executed, also those that are equal to another.
+        """
 
     def run(
         self,
@@ -38,6 +42,9 @@ class Adapter(Protocol):
 
     def row_content(self, row: Any) -> str:
         """A short text, equal for equal rows across processes."""
+
+    def plan(self, app: Any) -> Plan | None:
+        """The lifted plan; None where the framework has no static structure."""
 
     def explain(self, app: Any, rows: Sequence[Any] | None) -> str:
         """The plan as text, with what `rows` would share."""

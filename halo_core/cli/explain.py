@@ -1,0 +1,84 @@
+"""`halo explain`: the plan of an app, what its rows would share, and what really happened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from halo_core.cli.adapter import Adapter
+from halo_core.cli.console import fail
+from halo_core.cli.interrupt import EXIT_CODE, Interrupted, Interruption
+from halo_core.cli.options import Config, Models, Target, configured_pool
+from halo_core.cli.progress import Progress
+from halo_core.cli.rows import Rows, read_rows, row_keys
+from halo_core.cli.target import load_target
+from halo_core.errors import ConfigError
+from halo_core.plan import Plan
+from halo_core.pool import get_pool
+
+EXAMPLES = """Examples:
+
+`halo explain my_app.graph:app`
+
+`halo explain my_app.graph:app --input rows.jsonl --analyze`
+
+`halo explain my_app.graph:app --mermaid > plan.mmd`
+"""
+
+
+def explain(
+    target: Target,
+    input: Annotated[
+        Path | None,
+        typer.Option("--input", "-i", metavar="FILE", help="Rows: also say what they would share.", show_default=False),
+    ] = None,
+    analyze: Annotated[bool, typer.Option("--analyze", help="Run the rows and show what happened.")] = False,
+    mermaid: Annotated[bool, typer.Option("--mermaid", help="The plan as a Mermaid flowchart.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="The plan as a JSON document.")] = False,
+    models: Models = None,
+    config: Config = None,
+) -> None:
+    """Show the plan of an app: operators, prompts, edges, and what the rows of a batch would share."""
+    if mermaid + json + analyze > 1:
+        raise ConfigError("--analyze, --mermaid and --json are three different outputs: choose one")
+    if analyze and input is None:
+        raise ConfigError("--analyze runs rows: name their file with --input FILE")
+    rows = read_rows(input) if input is not None else None
+    configured_pool(config, models)
+    adapter, found = load_target(target)
+    app = adapter.prepare(found)
+    if mermaid:
+        typer.echo(_plan(adapter, app, target).to_mermaid())
+    elif json:
+        typer.echo(_plan(adapter, app, target).to_json(indent=2))
+    elif analyze and rows is not None:
+        _analyze(adapter, app, rows)
+    else:
+        typer.echo(adapter.explain(app, rows.values if rows is not None else None))
+
+
+def _plan(adapter: Adapter, app: Any, target: str) -> Plan:
+    plan = adapter.plan(app)
+    if plan is None:
+        raise ConfigError(f"{target} has no static plan, which --mermaid and --json need ({adapter.name} lifts none)")
+    return plan
+
+
+def _analyze(adapter: Adapter, app: Any, rows: Rows) -> None:
+    keys = row_keys(adapter.row_content(row) for row in rows.values)
+    failed = 0
+    try:
+        with Interruption() as interruption, Progress(len(rows)) as progress:
+            results = adapter.run(app, rows.values, on_change=progress.changed, keys=keys)
+            for _, result in interruption.items(results):
+                failed += isinstance(result, BaseException)
+                progress.row(failed=isinstance(result, BaseException))
+    except Interrupted:
+        get_pool().close()
+        raise typer.Exit(EXIT_CODE) from None
+    typer.echo(adapter.explain_analyze(app))
+    if failed:
+        fail(f"{failed} of {len(rows)} rows failed; halo run shows why")
+        raise typer.Exit(1)

@@ -1,0 +1,60 @@
+"""Ctrl-C and SIGTERM during a run: the first ends it in good order, the second at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from types import FrameType, TracebackType
+from typing import Any, Self, TypeVar
+
+T = TypeVar("T")
+
+EXIT_CODE = 130
+"""What shells expect of a program that Ctrl-C ended."""
+
+
+class Interrupted(BaseException):
+    """The user asked the run to end. Not an `Exception`: a row's own error handling must not swallow it."""
+
+
+class Interruption:
+    """Within the block, signals end the iteration of `items` with `Interrupted`, and nothing else."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._waiting = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, before)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            os._exit(EXIT_CODE)
+        self.asked = True
+        if self._waiting:
+            self._waiting = False
+            raise Interrupted
+
+    def items(self, iterator: Iterator[T]) -> Iterator[T]:
+        """The items of `iterator`. A signal never strikes while the consumer works on one. Raises `Interrupted`."""
+        while True:
+            try:
+                self._waiting = True  # before the question: a signal in between must not be slept through
+                if self.asked:
+                    raise Interrupted
+                item = next(iterator)
+            except StopIteration:
+                return
+            finally:
+                self._waiting = False
+            yield item
