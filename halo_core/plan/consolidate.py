@@ -59,7 +59,7 @@ class InstanceClass:
 class _Numbering:
     """One operator's classes and what is known of each: merged into which, outputs, whether its inputs are known."""
 
-    __slots__ = ("bound", "column", "count", "inputs_known", "known", "parent", "signatures")
+    __slots__ = ("bound", "column", "count", "inputs_known", "known", "parent", "signatures", "skipped")
 
     def __init__(self, column: Column) -> None:
         self.column = column
@@ -72,6 +72,8 @@ class _Numbering:
         """Class -> whether its outputs are known; empty until the first is."""
         self.inputs_known = bytearray()
         """Class -> whether its inputs are known; empty until the first are."""
+        self.skipped = bytearray()
+        """Row -> whether the operator did not run; empty until one did not. Rows of a class can differ in that."""
         self.signatures: dict[tuple[int, ...], int] = {}
 
     def find(self, row: int) -> int:
@@ -87,6 +89,18 @@ class _Numbering:
             self.parent = array("I", range(len(self.column.representatives)))
         self.parent[number] = into
         self.count -= 1
+
+    def value(self, row: int, key: str, skipped: int) -> int:
+        """The number of what the row's instance wrote, `skipped` where it did not run, -1 while unknown."""
+        if self.skipped and self.skipped[row]:
+            return skipped
+        values = self.known.get(key)
+        return -1 if values is None else values[self.find(row)]
+
+    def skip(self, row: int) -> None:
+        if not self.skipped:
+            self.skipped = bytearray(len(self.column.classes))
+        self.skipped[row] = 1
 
     def is_bound(self, number: int) -> bool:
         return bool(self.bound) and self.bound[number] == 1
@@ -112,6 +126,7 @@ class ConsolidatedPlan:
         self._given = given
         self._numberings = {name: _Numbering(columns[name]) for name in flow.order}
         self._values = ValueNumbers()
+        self._skipped = self._values.number(SKIPPED)
         self._asked: dict[str, list[str]] = {name: [] for name in flow.order}
         for inputs in flow.inputs.values():
             for writer, key in inputs.written:
@@ -139,9 +154,7 @@ class ConsolidatedPlan:
             return number
         signature = self._given.signature(inputs, row)
         for writer, key in inputs.written:
-            source = self._numberings[writer]
-            values = source.known.get(key)
-            value = -1 if values is None else values[source.find(row)]
+            value = self._numberings[writer].value(row, key, self._skipped)
             if value < 0:
                 return None
             signature.append(value)
@@ -162,25 +175,25 @@ class ConsolidatedPlan:
     ) -> int:
         """Tell what the instance wrote (state key -> value, or SKIPPED) and which branch it chose; returns its class.
 
-        It holds for the whole class: what is bound first stays. Bind the members of a loop when the loop is over, with
-        their last update. Raises PlanError for a key that the operator does not write.
+        An update holds for the whole class: the first one stays. SKIPPED holds for the row alone. Bind the members of a
+        loop when the loop is over, with their last update. Raises PlanError for a key that the operator does not write.
         """
         numbering = self._numbering(operator, row)
         number = self.resolve(operator, row)
         if number is None:
             number = numbering.find(row)
+        if update is SKIPPED:
+            numbering.skip(row)
+            return number
         writes = self.plan[operator].writes
-        if update is not SKIPPED and writes is not None:
-            for key in update:
-                if key not in writes:
-                    raise PlanError(f"operator {operator!r} was bound to write {key!r}; its writes are {list(writes)}")
+        for key in update:
+            if writes is not None and key not in writes:
+                raise PlanError(f"operator {operator!r} was bound to write {key!r}; its writes are {list(writes)}")
         if not numbering.is_bound(number):
             numbering.bind(number, [(key, self._value(update, key, branch)) for key in self._asked[operator]])
         return number
 
-    def _value(self, update: Mapping[str, Any] | Literal[Absent.SKIPPED], key: str, branch: str | None) -> int:
-        if update is SKIPPED:
-            return self._values.number(SKIPPED)
+    def _value(self, update: Mapping[str, Any], key: str, branch: str | None) -> int:
         if key == ALL:
             return self._values.state(update, decision=("branch", branch))
         return self._values.number(update.get(key, Absent.MISSING))

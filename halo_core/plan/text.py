@@ -159,7 +159,7 @@ class _Tree:
     def _head(self, line: _Line) -> str:
         if line.back:
             return f"{line.arrow}↺ {line.name}"
-        after = f" after {', '.join(line.after)}" if line.after else ""
+        after = f"  (after {', '.join(line.after)})" if line.after else ""
         if line.name == END:
             return f"{line.arrow}END{after}"
         note = self.note(line.name)

@@ -77,13 +77,17 @@ class ValueNumbers:
 
     def _tag(self, kind: type) -> bytes:
         """A type by identity, not by name: local classes of one name differ."""
-        return self._types.setdefault(kind, b"%x:" % len(self._types))
+        tag = self._types.get(kind)
+        if tag is None:
+            tag = self._types[kind] = b"%x:" % len(self._types)
+        return tag
 
     def _encode(self, value: Any, out: list[bytes], inside: set[int]) -> None:
         kind = type(value)
         if kind is str:
             data = value.encode("utf-8", "surrogatepass")
-            out.append(b"s%x:%b" % (len(data), data))
+            out.append(b"s%x:" % len(data))
+            out.append(data)
             return
         out.append(self._tag(kind))
         if kind in _BY_REPR:
@@ -114,7 +118,12 @@ class ValueNumbers:
         inside.add(id(value))
         out.append(b"%x[" % len(parts))
         for part in parts:
-            self._encode(part, out, inside)
+            if type(part) is str:  # most of what rows hold; spares the call
+                data = part.encode("utf-8", "surrogatepass")
+                out.append(b"s%x:" % len(data))
+                out.append(data)
+            else:
+                self._encode(part, out, inside)
         inside.discard(id(value))
 
 
