@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 from pydantic import BaseModel, Field
 
-from tests.langgraph.patterns.pattern import Place, State, one_node, pattern
+from tests.langgraph.patterns.pattern import Place, State, one_node, pattern, two_nodes
 
 
 class Verdict(BaseModel):
@@ -37,7 +37,8 @@ def bound_tools(place: Place) -> Any:
     model = place.model().bind_tools([look_up])
 
     def node(state: State) -> State:
-        return {"answer": repr([(call["name"], call["args"]) for call in model.invoke(state["question"]).tool_calls])}
+        calls = model.invoke(f"Use tool: {state['question']}").tool_calls
+        return {"answer": repr([(call["name"], call["args"]) for call in calls])}
 
     return one_node(node)
 
@@ -58,59 +59,44 @@ def structured(place: Place) -> Any:
 
 @pattern("with_retry and with_fallbacks", calls=2)
 def retried(place: Place) -> Any:
-    model = place.model().with_retry(stop_after_attempt=2).with_fallbacks([place.model()])
-
-    def refuse(state: State) -> State:
-        raise ValueError("the first runnable of the fallback always fails")
-
-    fallback = place.model().with_retry()
+    patient = place.model().with_retry(stop_after_attempt=2)
+    cautious = RunnableLambda(_refuse).with_fallbacks([place.model()])
 
     def node(state: State) -> State:
-        first = model.invoke(state["question"]).content
-        second = fallback.invoke(f"{state['question']} again").content
-        return {"answer": f"{first} / {second}"}
+        first = patient.invoke(state["question"])
+        second = cautious.invoke(f"{state['question']} again")
+        return {"answer": f"{first.content} / {second.content}"}
 
     return one_node(node)
 
 
-@pattern("stream in the node")
+def _refuse(prompt: Any) -> Any:
+    raise ValueError("this runnable always leaves it to its fallback")
+
+
+@pattern("stream and astream in nodes", calls=2, asynchronous=True)
 def streamed(place: Place) -> Any:
     model = place.model()
 
-    def node(state: State) -> State:
-        return {"answer": "".join(str(chunk.content) for chunk in model.stream(state["question"]))}
+    def first(state: State) -> State:
+        return {"question": "".join(str(chunk.content) for chunk in model.stream(state["question"]))}
 
-    return one_node(node)
-
-
-@pattern("astream in the node", asynchronous=True)
-def astreamed(place: Place) -> Any:
-    model = place.model()
-
-    async def node(state: State) -> State:
+    async def second(state: State) -> State:
         return {"answer": "".join([str(chunk.content) async for chunk in model.astream(state["question"])])}
 
-    return one_node(node)
+    return two_nodes(first, second)
 
 
-@pattern("batch in the node", calls=3)
+@pattern("batch and abatch in nodes", calls=5, asynchronous=True)
 def batched(place: Place) -> Any:
     model = place.model()
 
-    def node(state: State) -> State:
+    def first(state: State) -> State:
         answers = model.batch([f"{state['question']} part {part}" for part in range(3)])
-        return {"answer": " | ".join(str(answer.content) for answer in answers)}
+        return {"question": " | ".join(str(answer.content) for answer in answers)}
 
-    return one_node(node)
-
-
-@pattern("abatch and gather in the node", calls=4, asynchronous=True)
-def abatched(place: Place) -> Any:
-    model = place.model()
-
-    async def node(state: State) -> State:
+    async def second(state: State) -> State:
         answers = await model.abatch([f"{state['question']} part {part}" for part in range(2)])
-        answers += await asyncio.gather(*(model.ainvoke(f"{state['question']} piece {part}") for part in range(2)))
         return {"answer": " | ".join(str(answer.content) for answer in answers)}
 
-    return one_node(node)
+    return two_nodes(first, second)

@@ -115,25 +115,15 @@ def cached_factory(place: Place) -> Any:
 class Context:
     """The run-time context of `runtime_context`."""
 
-    place: Place
-    model: BaseChatModel | None = None
+    model: BaseChatModel
 
 
-@pattern("runtime.context")
+@pattern("runtime.context", arguments=lambda place: {"context": Context(place.model())})
 def runtime_context(place: Place) -> Any:
     def node(state: State, runtime: Runtime[Context]) -> State:
-        assert runtime.context.model is not None
         return answer_with(runtime.context.model, state["question"])
 
-    return _WithContext(one_node(node, context_schema=Context), Context(place, place.model()))
-
-
-class _WithContext:
-    """Marks that every run of `app` gets `context`."""
-
-    def __init__(self, app: Any, context: Context) -> None:
-        self.app = app
-        self.context = context
+    return one_node(node, context_schema=Context)
 
 
 @pattern("config['configurable'] picks the model", config={"configurable": {"model": "stub", "temperature": 0}})

@@ -53,12 +53,13 @@ class Pattern:
     """Whether the state is a list of messages instead of `State`."""
     config: dict[str, Any] = field(default_factory=dict)
     """Config that the application passes to each run."""
-    arguments: dict[str, Any] = field(default_factory=dict)
+    arguments: Callable[[Place], dict[str, Any]] = lambda place: {}
     """Further arguments that the application passes to each run."""
 
-    def row(self, question: str) -> dict[str, Any]:
-        """The input of a run."""
-        return {"messages": [("user", question)]} if self.messages else {"question": question}
+    def row(self, number: int) -> dict[str, Any]:
+        """An input that no other run has; the stub calls a tool where a user asks to use one."""
+        question = f"{self.name}, row {number}"
+        return {"messages": [("user", f"Use tool: {question}")]} if self.messages else {"question": question}
 
 
 PATTERNS: list[Pattern] = []
@@ -80,4 +81,15 @@ def one_node(node: Any, **settings: Any) -> Any:
     builder.add_node("answer", node)
     builder.add_edge(START, "answer")
     builder.add_edge("answer", END)
+    return builder.compile()
+
+
+def two_nodes(first: Any, second: Any) -> Any:
+    """START -> first -> second -> END over `State`, compiled."""
+    builder = StateGraph(State)
+    builder.add_node("first", first)
+    builder.add_node("second", second)
+    builder.add_edge(START, "first")
+    builder.add_edge("first", "second")
+    builder.add_edge("second", END)
     return builder.compile()
