@@ -82,7 +82,6 @@ def ineligible(app: CompiledStateGraph[Any, Any, Any, Any]) -> str | None:
         ("cache_policy", "a cache policy"),
         ("node_error_handler_map", "error handlers"),
         ("stream_eager", "eager streaming on"),
-        ("stream_transformers", "stream transformers"),
     ):
         value = getattr(app, attribute)
         if value is not None and value is not False and value != ():

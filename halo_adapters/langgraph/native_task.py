@@ -195,7 +195,8 @@ async def _acall_function(
     if function.afunc is not None:
         return await loop.create_task(_await(function.afunc, value, kwargs), context=context)
     assert function.func is not None
-    return await loop.run_in_executor(run.plan.executor, context.run, _call_in_thread, function.func, value, kwargs)
+    thread = context.copy()  # what the function sets in its thread is not seen by what follows here
+    return await loop.run_in_executor(run.plan.executor, thread.run, _call_in_thread, function.func, value, kwargs)
 
 
 async def _anode(run: NativeRun, task: NativeTask, scope: Scope) -> Any:
@@ -371,10 +372,10 @@ async def arun_task(run: NativeRun, task: NativeTask) -> None:
     node = task.node
     scope = Scope(run, task) if node.needs_config else None
     try:
+        if task.timeout is not None and scope is not None:
+            await arun_with_retry(executable(run, task, scope), None)
+            return _settle(task)
         try:
-            if task.timeout is not None and scope is not None:
-                await arun_with_retry(executable(run, task, scope), None)
-                return _settle(task)
             result = task.input if scope is None or not _has_body(task) else await _anode(run, task, scope)
             odd = type(result) is not dict and isinstance(result, Runnable)
             for position, writer in enumerate(node.writers, node.first_writer):
@@ -415,10 +416,10 @@ def run_task(run: NativeRun, task: NativeTask) -> None:
     node = task.node
     scope = Scope(run, task) if node.needs_config else None
     try:
+        if task.timeout is not None and scope is not None:
+            run_with_retry(executable(run, task, scope), None)  # raises: synchronous nodes cannot be timed
+            return _settle(task)
         try:
-            if task.timeout is not None and scope is not None:
-                run_with_retry(executable(run, task, scope), None)  # raises: synchronous nodes cannot be timed
-                return _settle(task)
             result = task.input if scope is None or not _has_body(task) else _node(task, scope)
             odd = type(result) is not dict and isinstance(result, Runnable)
             for position, writer in enumerate(node.writers, node.first_writer):
