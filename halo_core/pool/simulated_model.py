@@ -10,8 +10,10 @@ import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from typing import Any
+
+from pydantic_core import PydanticSerializationError, to_json
 
 from halo_core.pool.call import Usage
 
@@ -42,7 +44,7 @@ def render(body: Mapping[str, Any]) -> str:
     """The prompt as text: tools first, then the messages, then the opening of the answer."""
     parts: list[str] = []
     if tools := body.get("tools"):
-        parts.append(f"<|tools|>{json.dumps(tools, sort_keys=True)}\n")
+        parts.append(f"<|tools|>{_json(tools)}\n")
     for message in body.get("messages") or ():
         content = message.get("content")
         if not isinstance(content, str):
@@ -50,10 +52,24 @@ def render(body: Mapping[str, Any]) -> str:
         parts.append(f"<|{message.get('role')}|>{content}")
         for key in ("name", "tool_call_id", "tool_calls"):
             if value := message.get(key):
-                parts.append(f"<|{key}|>{value if isinstance(value, str) else json.dumps(value, sort_keys=True)}")
+                parts.append(f"<|{key}|>{value if isinstance(value, str) else _json(value)}")
         parts.append("\n")
     parts.append("<|assistant|>")
     return "".join(parts)
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _canonical(value[key]) for key in sorted(value)}
+    return [_canonical(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _json(value: Any) -> str:
+    """JSON text that does not depend on the order of keys."""
+    try:
+        return to_json(_canonical(value)).decode()
+    except (PydanticSerializationError, UnicodeError):  # lone surrogates
+        return json.dumps(value, sort_keys=True)
 
 
 def _flatten(content: Any) -> str:
@@ -63,7 +79,7 @@ def _flatten(content: Any) -> str:
     texts = []
     for part in content if isinstance(content, list) else [content]:
         text = part.get("text") if isinstance(part, Mapping) else None
-        texts.append(text if isinstance(text, str) else json.dumps(part, sort_keys=True))
+        texts.append(text if isinstance(text, str) else _json(part))
     return "".join(texts)
 
 
@@ -104,8 +120,14 @@ def answer(model: str, body: Mapping[str, Any], *, tokens: int | None = None, ro
     rest = {key: value for key, value in body.items() if key not in _NEUTRAL_FIELDS and value is not None}
     schema = _schema(body.get("response_format"))
     tool = _chosen_tool(body)
-    salt = f"{model}\0{json.dumps([rest, schema], sort_keys=True)}\0{prompt}"
-    digest = blake2b(salt.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    parts = [model]
+    for key in sorted(rest):
+        value = rest[key]
+        parts.append(f"{key}={value!r}" if isinstance(value, str | int | float) else f"{key}={_json(value)}")
+    if schema is not None:
+        parts.append(_json(schema))
+    parts.append(prompt)
+    digest = sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:32]
     limit = body.get("max_completion_tokens") or body.get("max_tokens")
     if room is not None:
         limit = room if limit is None else min(limit, room)
