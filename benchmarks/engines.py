@@ -25,9 +25,7 @@ def start(layout: str, dtype: str, path: str | None = None, **spec: Any) -> Engi
     """Start (or reuse) the process's pool with vLLM in the given layout; returns when the engines take calls."""
     config = PoolConfig(
         models={"*": MODEL},
-        engines=(
-            VLLMSpec(model=MODEL, path=path or default_model_path(), layout=layout, dtype=dtype, **spec),
-        ),
+        engines=(VLLMSpec(model=MODEL, path=path or default_model_path(), layout=layout, dtype=dtype, **spec),),
     )
     pool = configure(config)
     pool.thread.run(pool.start(MODEL))

