@@ -1,0 +1,148 @@
+"""Same answers: on the real engine in float32, every row equals plain LangGraph's, for three kinds of graph."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, TypedDict
+
+import pytest
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.tools import tool
+from langchain_openai import ChatOpenAI
+from langgraph.graph import END, START, StateGraph
+from langgraph.graph.message import add_messages
+from langgraph.prebuilt import ToolNode
+
+import halo_adapters.langgraph as halo
+from benchmarks.balanced import BalancedChatOpenAI
+from examples.reading_desk.app import build
+from halo_core.pool import EndpointSpec, PoolConfig
+from tests.conftest import MODEL
+
+pytestmark = pytest.mark.engine
+
+ROWS = Path(__file__).parents[2] / "examples" / "reading_desk" / "rows.jsonl"
+
+
+@pytest.fixture(autouse=True)
+def halo_on_the_real_engines(real_urls: list[str]) -> Iterator[None]:
+    halo.install()
+    engines = tuple(EndpointSpec(model=MODEL, url=url, slots=32) for url in real_urls)
+    pool = halo.configure(PoolConfig(models={"gpt-4o-mini": MODEL}, engines=engines))
+    yield
+    pool.close()
+    halo.uninstall()
+
+
+def models(urls: list[str], **settings: Any) -> tuple[ChatOpenAI, ChatOpenAI]:
+    """(the app's model as Halo sees it, the same straight to the engines)."""
+    common: dict[str, Any] = {"temperature": 0, "max_tokens": 24, "api_key": "unused", **settings}
+    return ChatOpenAI(model="gpt-4o-mini", **common), BalancedChatOpenAI.over(urls, model=MODEL, **common)
+
+
+def desk_rows() -> list[dict[str, str]]:
+    rows = [json.loads(line) for line in ROWS.read_text("utf-8").splitlines()]
+    return [*rows[:6], rows[0], rows[3]]
+
+
+def test_fan_out_and_fan_in(real_urls: list[str]) -> None:
+    ours, plain = models(real_urls)
+    app: Any = build(ours).compile(backend="halo")  # type: ignore[call-arg]
+    rows = desk_rows()
+    expected = asyncio.run(build(plain).compile().abatch(rows))  # type: ignore[arg-type]
+    assert asyncio.run(app.abatch(rows)) == expected
+    assert all(out["note"].strip() for out in expected)
+    total = app.last_run.stats.total
+    assert (total.planned, total.shared, total.failed) == (32, 8, 0)
+
+
+class Draft(TypedDict, total=False):
+    topic: str
+    text: str
+    rounds: int
+
+
+def looping(llm: Any) -> Any:
+    """Write, then continue until the text is long enough or three rounds are over: the number depends on the text."""
+
+    async def write(state: Draft) -> Draft:
+        so_far = state.get("text", "")
+        answer = await llm.ainvoke(f"Continue in one short sentence about {state['topic']}: {so_far}")
+        return {"text": f"{so_far} {answer.content}", "rounds": state.get("rounds", 0) + 1}
+
+    def enough(state: Draft) -> str:
+        return "stop" if len(state["text"]) > 180 or state["rounds"] == 3 else "again"
+
+    builder: Any = StateGraph(Draft)
+    builder.add_node("write", write)
+    builder.add_edge(START, "write")
+    builder.add_conditional_edges("write", enough, {"again": "write", "stop": END})
+    return builder
+
+
+def test_a_conditional_loop(real_urls: list[str]) -> None:
+    ours, plain = models(real_urls)
+    topics = ["rain", "bread", "rain", "the sea", "a dog", "winter", "bread", "ships"]
+    rows = [{"topic": topic} for topic in topics]
+    expected = asyncio.run(looping(plain).compile().abatch(rows))
+    app = looping(ours).compile(backend="halo")
+    assert asyncio.run(app.abatch(rows)) == expected
+    assert app.last_run.stats.total.shared > 0
+
+
+@tool
+def word_count(text: str) -> int:
+    """Count the words of a text."""
+    return len(text.split())
+
+
+class Chat(TypedDict):
+    messages: Annotated[list[BaseMessage], add_messages]
+
+
+def agent(llm: Any) -> Any:
+    """A tools agent: the model is made to call a tool once, then answers from what the tool said."""
+    forced = llm.bind_tools([word_count], tool_choice="word_count")
+    free = llm.bind_tools([word_count], tool_choice="none")
+
+    def think(state: Chat) -> Chat:
+        used = any(isinstance(message, ToolMessage) for message in state["messages"])
+        return {"messages": [(free if used else forced).invoke(state["messages"])]}
+
+    def route(state: Chat) -> str:
+        last = state["messages"][-1]
+        return "tools" if isinstance(last, AIMessage) and last.tool_calls else END
+
+    builder: Any = StateGraph(Chat)
+    builder.add_node("think", think)
+    builder.add_node("tools", ToolNode([word_count]))
+    builder.add_edge(START, "think")
+    builder.add_conditional_edges("think", route, ["tools", END])
+    builder.add_edge("tools", "think")
+    return builder
+
+
+def transcript(out: Chat) -> list[tuple[str, Any, Any]]:
+    """A conversation without the ids that differ from call to call."""
+    return [
+        (message.type, message.content, [(call["name"], call["args"]) for call in getattr(message, "tool_calls", [])])
+        for message in out["messages"]
+    ]
+
+
+def test_a_tools_agent_with_synchronous_nodes(real_urls: list[str]) -> None:
+    ours, _ = models(real_urls, max_tokens=48)
+    plain = ChatOpenAI(
+        model=MODEL, base_url=real_urls[0], temperature=0, max_tokens=48, api_key="unused"  # type: ignore[arg-type]
+    )
+    texts = ["one two three", "a b", "one two three", "the quick brown fox", "hello", "a b", "x y z", "hello"]
+    rows = [{"messages": [HumanMessage(f"How many words has this text: {text}")]} for text in texts]
+    expected = [transcript(out) for out in agent(plain).compile().batch(rows)]
+    app = agent(ours).compile(backend="halo")
+    assert [transcript(out) for out in app.batch(rows)] == expected
+    assert all(any(kind == "tool" for kind, _, _ in conversation) for conversation in expected)
+    total = app.last_run.stats.total
+    assert total.planned == 16 and total.executed == 10 and total.shared == 6
