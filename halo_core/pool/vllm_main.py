@@ -1,0 +1,132 @@
+"""The program in which one vLLM engine lives: vLLM's own OpenAI server, started quickly and dying with its parent.
+
+A self-contained script: it runs in the interpreter where vLLM is installed, where `halo_core` need not be. Halo starts it
+(see `halo_core/pool/vllm.py`) as the leader of its own process group, with
+
+- standard input: a pipe whose other end the parent keeps; its end of file means that the parent is gone,
+- `--fd N`: an inherited TCP socket, already bound (so the parent knows the port before vLLM has even been imported),
+- after `--`: the arguments of vLLM's own server, passed on as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+from typing import Any
+
+_PARENT_CHECK_S = 5.0
+"""How often to look at the parent's id, for the case that a forked sibling keeps the pipe open."""
+_PR_SET_PDEATHSIG = 1
+
+
+def main(argv: list[str]) -> None:
+    """Serve until SIGTERM, or until the parent is gone."""
+    own, vllm_args = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--fd", type=int, required=True, help="inherited, bound TCP socket")
+    parser.add_argument("--parent", type=int, required=True, help="process id whose end ends this program")
+    parser.add_argument("--cores", default="", help="CPU cores to run on, as 0,1,2; sets the CPU backend's threads")
+    parser.add_argument("--fork", action="store_true", help="CPU backend: fork the engine core instead of spawning it")
+    options = parser.parse_args(own)
+
+    # Started as a script, so our own folder comes first: `http.py` there would shadow the standard library's package.
+    own_folder = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry) != own_folder]
+    _die_with(options.parent)
+    cores = [int(core) for core in options.cores.split(",") if core]
+    if cores:
+        _bind(cores)
+    gc.disable()  # importing vLLM allocates millions of objects that stay: collecting meanwhile costs 1-3 s
+    _serve(socket.socket(fileno=options.fd), vllm_args, fork=options.fork)
+
+
+def _die_with(parent: int) -> None:
+    """Kill this process group, engine core and workers included, as soon as `parent` is gone."""
+
+    def watch() -> None:
+        while True:
+            readable, _, _ = select.select([0], [], [], _PARENT_CHECK_S)
+            if (readable and not os.read(0, 4096)) or os.getppid() != parent:
+                os.killpg(os.getpgrp(), signal.SIGKILL)
+
+    # The engine core must not outlive this process either, however it ends; the kernel sees to that.
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "prctl"):
+        os.register_at_fork(after_in_child=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL))
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+def _bind(cores: list[int]) -> None:
+    """Keep this program, and with it vLLM's compute threads, on `cores`; must run before torch is imported."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
+    os.environ["OMP_NUM_THREADS"] = str(len(cores))
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)))
+
+
+def _serve(sock: socket.socket, vllm_args: list[str], *, fork: bool) -> None:
+    try:
+        from vllm.entrypoints.launchers.api_server.entry import run_server_worker
+        from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    except ImportError:  # vLLM before 0.30 has them elsewhere
+        from vllm.entrypoints.openai.api_server import run_server_worker
+        from vllm.entrypoints.openai.cli_args import make_arg_parser, validate_parsed_serve_args
+    import uvloop
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    if fork:
+        _fork_engine_core()
+    host, port = sock.getsockname()[:2]
+    parser = make_arg_parser(FlexibleArgumentParser(prog="vllm"))
+    args = parser.parse_args([*vllm_args, "--host", host, "--port", str(port)])
+    validate_parsed_serve_args(args)
+    _raise_file_limit()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # until uvicorn installs its own
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+    uvloop.run(run_server_worker(f"http://{host}:{port}", sock, args))
+
+
+def _fork_engine_core() -> None:
+    """Fork the engine core from this process, which has imported all it needs, instead of starting over in a new one.
+
+    vLLM forks by default, but its CPU backend insists on spawning, because its workers take their OpenMP settings from
+    the environment while torch loads. `_bind` has set these before torch was imported here, and nothing has started
+    OpenMP's threads yet. Where this vLLM differs, it spawns as usual, which is slower and otherwise the same.
+    """
+    import multiprocessing
+
+    import vllm.model_executor.models.registry as registry
+    import vllm.v1.engine.utils as engine_utils
+
+    engine: Any = engine_utils
+    if hasattr(engine, "get_mp_context"):
+        engine.get_mp_context = lambda: multiprocessing.get_context("fork")
+    # Model classes are inspected in a subprocess lest CUDA be initialised here; on a CPU that only costs an import.
+    models: Any = registry
+    if hasattr(models, "_run_in_subprocess"):
+        models._run_in_subprocess = lambda inspect: inspect()
+    with contextlib.suppress(ImportError):
+        import vllm.v1.engine.core
+
+
+def _raise_file_limit() -> None:
+    """Every open request is a file descriptor."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 65536)), hard))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
