@@ -11,7 +11,7 @@ import functools
 import sys
 from collections.abc import Iterator
 from hashlib import blake2b
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 
 NOTHING: Any = object()
@@ -28,7 +28,7 @@ def fields(value: object) -> dict[str, Any]:
         slots = cls.__dict__.get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else slots:
             member = cls.__dict__.get(name)
-            if type(member).__name__ == "member_descriptor":
+            if isinstance(member, MemberDescriptorType):
                 try:
                     found[name] = member.__get__(value)
                 except AttributeError:
@@ -103,7 +103,7 @@ def global_paths(code: CodeType) -> dict[tuple[str, ...], None]:
     return paths
 
 
-def imported(code: CodeType, package: str) -> Iterator[tuple[str, Any]]:
+def imported(code: CodeType) -> Iterator[tuple[str, Any]]:
     """What the code imports inside its body `from` modules that are loaded already."""
     for part in all_code(code):
         module: ModuleType | None = None
@@ -159,15 +159,101 @@ def references(function: FunctionType, *, globals_too: bool = True) -> Iterator[
             shown = f"{shown}.{attribute}"
         if value is not NOTHING and not isinstance(value, ModuleType):
             yield f"global '{shown}'", value
-    yield from imported(code, function.__module__ or "")
+    yield from imported(code)
 
 
-def own_methods(function: FunctionType, cls: type) -> Iterator[FunctionType]:
-    """The methods of `cls` that its method `function` names (`self.helper()`)."""
+def own_members(function: FunctionType, cls: type) -> Iterator[tuple[str, Any]]:
+    """The methods and class attributes of `cls` that its method `function` names (`self.helper()`, `self.MODEL`)."""
     for name in dict.fromkeys(name for code in all_code(function.__code__) for name in code.co_names):
         method = method_of(cls, name)
-        if method is not None and method is not function:
-            yield method
+        member = method if method is not None else static_attribute(cls, name)
+        if member is not NOTHING and member is not function:
+            yield name, member
+
+
+_PURE_BUILTINS = frozenset(
+    {
+        "abs", "all", "any", "bool", "dict", "enumerate", "filter", "float", "frozenset", "getattr", "int",
+        "isinstance", "len", "list", "map", "max", "min", "next", "range", "reversed", "round", "set", "sorted",
+        "str", "sum", "tuple", "type", "zip", "ValueError", "KeyError", "TypeError", "RuntimeError",
+    }
+)
+"""Builtins whose answer depends on nothing but their arguments."""
+
+
+def only_computes(target: Any, classes: tuple[type, ...] = ()) -> bool:
+    """Whether calling `target` depends on nothing but its arguments and changes nothing, as far as its names tell.
+
+    In reach are only constants, pure builtins, functions of the same kind and (sub)classes of `classes`.
+    """
+    functions = functions_of(target)
+    return bool(functions) and all(_only_computes(function, classes, set()) for function in functions)
+
+
+def _only_computes(function: FunctionType | MethodType, classes: tuple[type, ...], seen: set[Any]) -> bool:
+    if isinstance(function, MethodType):
+        return False
+    if function in seen:
+        return True
+    seen.add(function)
+    for _, value in references(function):
+        if isinstance(value, type):
+            fine = issubclass(value, classes)
+        elif isinstance(value, FunctionType):
+            fine = not is_library(value) and _only_computes(value, classes, seen)
+        else:
+            fine = isinstance(value, str | int | float | bool | type(None) | tuple | frozenset)
+        if not fine:
+            return False
+    names = {path[0] for path in global_paths(function.__code__)} - set(function.__globals__)
+    stores = {i.opname for code in all_code(function.__code__) for i in dis.get_instructions(code)}
+    return names <= _PURE_BUILTINS and not stores & {"STORE_GLOBAL", "IMPORT_NAME"}
+
+
+def package_of(value: Any) -> str:
+    """Top-level package of a class or function."""
+    module = vars(value).get("__module__") if isinstance(value, type) else value.__module__
+    return module.partition(".")[0] if isinstance(module, str) else ""
+
+
+CLIENTS = frozenset(
+    {
+        "openai", "anthropic", "httpx", "httpx2", "httpcore", "requests", "aiohttp", "boto3", "botocore",
+        "google", "grpc", "pydantic", "pydantic_core", "langsmith", "numpy", "torch", "transformers", "pandas",
+        "polars", "pyarrow", "sqlalchemy", "tiktoken", "networkx", "typing_extensions", "halo_core",
+    }
+)
+"""Packages whose objects are not looked into."""
+FRAMEWORKS = frozenset(
+    {
+        "langchain", "langchain_core", "langchain_openai", "langchain_community", "langgraph", "langgraph_sdk",
+        "halo_adapters",
+    }
+)
+"""Packages whose objects hold what the user put there."""
+
+
+def is_library(value: Any) -> bool:
+    """Whether a class or function is a library's, not the user's."""
+    package = package_of(value)
+    return package in sys.stdlib_module_names or package in CLIENTS or package in FRAMEWORKS
+
+
+def mentions(target: Any, cls: type) -> bool:
+    """Whether code behind `target`, or a function of the user's that it refers to, uses the class."""
+    pending = [f.__func__ if isinstance(f, MethodType) else f for f in functions_of(target)]
+    seen: set[int] = set()
+    while pending and len(seen) < 100:
+        function = pending.pop()
+        if id(function) in seen or not isinstance(function, FunctionType):
+            continue
+        seen.add(id(function))
+        for _, value in references(function):
+            if value is cls:
+                return True
+            if isinstance(value, FunctionType) and not is_library(value):
+                pending.append(value)
+    return False
 
 
 def constants(code: CodeType) -> Iterator[Any]:

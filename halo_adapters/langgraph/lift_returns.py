@@ -16,7 +16,7 @@ from typing import Any
 
 from langgraph.types import Command, Send
 
-from halo_adapters.langgraph.lift_code import NOTHING, constants, lookup
+from halo_adapters.langgraph.lift_code import NOTHING, constants, functions_of, lookup
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
@@ -34,6 +34,8 @@ class Returns:
     """Nodes that it sends items to."""
     gotos: dict[str, None] = field(default_factory=dict)
     """Nodes that its commands go to."""
+    updates: int = 0
+    """In how many places it returns a dict of updates."""
     unknown: bool = False
     """It can return something that the source does not show."""
     unknown_keys: bool = False
@@ -64,6 +66,19 @@ def returns(function: FunctionType | MethodType) -> Returns:
     return found
 
 
+def returns_of(target: Any) -> Returns:
+    """What a callable can return, its synchronous and its asynchronous form taken together."""
+    parts = [returns(function) for function in functions_of(target)]
+    whole = Returns(unknown=not parts)
+    for part in parts:
+        for mapping in ("keys", "labels", "sends", "gotos"):
+            getattr(whole, mapping).update(getattr(part, mapping))
+        for flag in ("unknown", "unknown_keys", "unknown_send", "unknown_goto"):
+            setattr(whole, flag, getattr(whole, flag) or getattr(part, flag))
+        whole.updates = max(whole.updates, part.updates)
+    return whole
+
+
 class _Reader:
     """Sorts the expressions that one function returns."""
 
@@ -71,7 +86,8 @@ class _Reader:
         self.function = function
         self.found = found
         self.constants = {value for value in constants(function.__code__) if isinstance(value, str)}
-        self.locals = set(function.__code__.co_varnames) | set(function.__code__.co_cellvars)
+        stored = (n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
+        self.locals = {*function.__code__.co_varnames, *function.__code__.co_cellvars, *stored}
         self.assigned = _assigned_once(node)
 
     def read(self, expression: ast.expr) -> None:
@@ -105,6 +121,7 @@ class _Reader:
         if isinstance(expression, ast.Dict):
             keys = [None if key is None else self._value(key) for key in expression.keys]
             self.found.keys.update(dict.fromkeys(key for key in keys if isinstance(key, str)))
+            self.found.updates += 1
             self.found.unknown_keys |= not all(isinstance(key, str) for key in keys)
         else:
             self.found.unknown_keys = True
@@ -201,10 +218,11 @@ def _assigned_once(node: _Function) -> dict[str, ast.expr]:
     returned: Counter[str] = Counter()
     assigned: dict[str, ast.expr] = {}
     for inner in _own(node):
-        if isinstance(inner, ast.Return) and isinstance(inner.value, ast.Name):
-            returned[inner.value.id] += 1
+        if isinstance(inner, ast.Return) and inner.value is not None:
+            returned.update(part.id for part in ast.walk(inner.value) if isinstance(part, ast.Name))
         elif isinstance(inner, ast.Assign) and len(inner.targets) == 1 and isinstance(inner.targets[0], ast.Name):
             assigned[inner.targets[0].id] = inner.value
-        elif isinstance(inner, ast.keyword) and inner.arg in ("update", "goto") and isinstance(inner.value, ast.Name):
-            returned[inner.value.id] += 1
+    for argument in ast.walk(node.args):
+        if isinstance(argument, ast.arg):
+            assigned.pop(argument.arg, None)
     return {name: value for name, value in assigned.items() if returned[name] and uses[name] == returned[name] + 1}
