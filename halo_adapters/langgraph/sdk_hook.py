@@ -218,8 +218,11 @@ def status_of(error: EngineError) -> int:
 
 def error_body(error: EngineError) -> bytes:
     """The error document, in OpenAI's form, with the code that clients look for."""
-    code = "context_length_exceeded" if isinstance(error, PromptTooLongError) else type(error).__name__
-    return json.dumps({"error": {"message": str(error), "type": "halo_engine_error", "code": code}}).encode()
+    text, code = str(error), type(error).__name__
+    if isinstance(error, PromptTooLongError):
+        code = "context_length_exceeded"  # LangChain looks for it in the text
+        text = f"{text} ({code})"
+    return json.dumps({"error": {"message": text, "type": "halo_engine_error", "code": code}}).encode()
 
 
 def as_openai_error(error: EngineError) -> Exception:
