@@ -64,7 +64,7 @@ class VirtualClock:
     """Time that stands still while anything on the loop can run, and then jumps to the next alarm.
 
     A whole run over hours of simulated time is over as soon as its computing is, and every run is the same. One loop
-    has one virtual clock, shared by all engines and tools of the simulation. Real timers, I/O and other threads do not
+    has one virtual clock, shared by all engines and tools of a simulation. Real timers, I/O and other threads do not
     hold it back; nothing on the loop may poll (`while ...: await asyncio.sleep(0)`), which would stop it for ever. It
     needs asyncio's own event loop, not uvloop.
     """
@@ -108,13 +108,15 @@ class VirtualClock:
 
     def _advance(self, loop: asyncio.AbstractEventLoop) -> None:
         """Ring the alarms of the next moment, once nothing else on the loop is runnable."""
-        if not loop._ready:  # type: ignore[attr-defined]  # the only way to see that nothing is runnable
-            alarms = self._alarms
-            while alarms and alarms[0][2].callback is None:
-                heapq.heappop(alarms)
-            if not alarms:
-                self._scheduled = False
-                return
+        alarms = self._alarms
+        while alarms and alarms[0][2].callback is None:
+            heapq.heappop(alarms)
+        if not alarms:
+            self._scheduled = False
+            return
+        # asyncio's queue is the only place to see that nothing is runnable; another clock that looks does not count.
+        ready = loop._ready  # type: ignore[attr-defined]
+        if all(getattr(handle._callback, "__func__", None) is VirtualClock._advance for handle in ready):
             self._now = alarms[0][0]
             while alarms and alarms[0][0] == self._now:
                 loop.call_soon(heapq.heappop(alarms)[2].ring)

@@ -109,8 +109,8 @@ class PrefixCache:
         """Forget everything; False (and nothing) while blocks are held."""
         if self._anonymous or len(self._idle) != len(self._holders):
             return False
+        if self._holders and self.on_event is not None:
+            self.on_event(CacheEvent("cleared"))
         self._holders.clear()
         self._idle.clear()
-        if self.on_event is not None:
-            self.on_event(CacheEvent("cleared"))
         return True
