@@ -186,11 +186,12 @@ def main(
         order = ["halo", *systems]
         for trial in range(trials):
             for name in order[trial % len(order) :] + order[: trial % len(order)]:
-                record = {
-                    "halo": lambda: bench.halo(batch),
-                    "B0": lambda: bench.b0(batch, bench.best_concurrency[repeated]),
-                    "oracle": lambda: bench.oracle(repeated),
-                }[name]()
+                if name == "halo":
+                    record = bench.halo(batch)
+                elif name == "B0":
+                    record = bench.b0(batch, bench.best_concurrency[repeated])
+                else:
+                    record = bench.oracle(repeated)
                 record.trial = trial
                 records.append(record)
                 console.log(f"{name} trial {trial}: {record.wall_s:.2f} s, {record.calls_executed} calls")
