@@ -1,7 +1,7 @@
 """The program in which one vLLM engine lives: vLLM's own OpenAI server, started quickly and dying with its parent.
 
-A self-contained script: it runs in the interpreter where vLLM is installed, where `halo_core` need not be. Halo starts it
-(see `halo_core/pool/vllm.py`) as the leader of its own process group, with
+A self-contained script: it runs in the interpreter where vLLM is installed, where `halo_core` need not be. Halo
+starts it (see `halo_core/pool/vllm.py`) as the leader of its own process group, with
 
 - standard input: a pipe whose other end the parent keeps; its end of file means that the parent is gone,
 - `--fd N`: an inherited TCP socket, already bound (so the parent knows the port before vLLM has even been imported),
@@ -14,8 +14,10 @@ import argparse
 import contextlib
 import ctypes
 import gc
+import importlib
 import os
 import select
+import shutil
 import signal
 import socket
 import sys
@@ -33,6 +35,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fd", type=int, required=True, help="inherited, bound TCP socket")
     parser.add_argument("--parent", type=int, required=True, help="process id whose end ends this program")
+    parser.add_argument("--scratch", default="", help="folder to remove when the parent is gone")
     parser.add_argument("--cores", default="", help="CPU cores to run on, as 0,1,2; sets the CPU backend's threads")
     parser.add_argument("--fork", action="store_true", help="CPU backend: fork the engine core instead of spawning it")
     options = parser.parse_args(own)
@@ -40,7 +43,7 @@ def main(argv: list[str]) -> None:
     # Started as a script, so our own folder comes first: `http.py` there would shadow the standard library's package.
     own_folder = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry) != own_folder]
-    _die_with(options.parent)
+    _die_with(options.parent, options.scratch)
     cores = [int(core) for core in options.cores.split(",") if core]
     if cores:
         _bind(cores)
@@ -48,13 +51,15 @@ def main(argv: list[str]) -> None:
     _serve(socket.socket(fileno=options.fd), vllm_args, fork=options.fork)
 
 
-def _die_with(parent: int) -> None:
+def _die_with(parent: int, scratch: str) -> None:
     """Kill this process group, engine core and workers included, as soon as `parent` is gone."""
 
     def watch() -> None:
         while True:
             readable, _, _ = select.select([0], [], [], _PARENT_CHECK_S)
             if (readable and not os.read(0, 4096)) or os.getppid() != parent:
+                if scratch:
+                    shutil.rmtree(scratch, ignore_errors=True)
                 os.killpg(os.getpgrp(), signal.SIGKILL)
 
     # The engine core must not outlive this process either, however it ends; the kernel sees to that.
@@ -74,26 +79,25 @@ def _bind(cores: list[int]) -> None:
 
 def _serve(sock: socket.socket, vllm_args: list[str], *, fork: bool) -> None:
     try:
-        from vllm.entrypoints.launchers.api_server.entry import run_server_worker
-        from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
-    except ImportError:  # vLLM before 0.30 has them elsewhere
-        from vllm.entrypoints.openai.api_server import run_server_worker
-        from vllm.entrypoints.openai.cli_args import make_arg_parser, validate_parsed_serve_args
-    import uvloop
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
-
+        entry = _import("vllm.entrypoints.launchers.api_server.entry")
+        cli = _import("vllm.entrypoints.launchers.cli_args")
+    except ModuleNotFoundError as error:
+        if error.name == "vllm":
+            raise
+        entry = _import("vllm.entrypoints.openai.api_server")  # where vLLM before 0.30 has them
+        cli = _import("vllm.entrypoints.openai.cli_args")
     if fork:
         _fork_engine_core()
     host, port = sock.getsockname()[:2]
-    parser = make_arg_parser(FlexibleArgumentParser(prog="vllm"))
+    parser = cli.make_arg_parser(_import("vllm.utils.argparse_utils").FlexibleArgumentParser(prog="vllm"))
     args = parser.parse_args([*vllm_args, "--host", host, "--port", str(port)])
-    validate_parsed_serve_args(args)
+    cli.validate_parsed_serve_args(args)
     _raise_file_limit()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # until uvicorn installs its own
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # until the server installs its own
     gc.collect()
     gc.freeze()
     gc.enable()
-    uvloop.run(run_server_worker(f"http://{host}:{port}", sock, args))
+    _import("uvloop").run(entry.run_server_worker(f"http://{host}:{port}", sock, args))
 
 
 def _fork_engine_core() -> None:
@@ -103,20 +107,23 @@ def _fork_engine_core() -> None:
     the environment while torch loads. `_bind` has set these before torch was imported here, and nothing has started
     OpenMP's threads yet. Where this vLLM differs, it spawns as usual, which is slower and otherwise the same.
     """
-    import multiprocessing
-
-    import vllm.model_executor.models.registry as registry
-    import vllm.v1.engine.utils as engine_utils
-
-    engine: Any = engine_utils
-    if hasattr(engine, "get_mp_context"):
-        engine.get_mp_context = lambda: multiprocessing.get_context("fork")
+    with contextlib.suppress(ModuleNotFoundError):
+        utils = _import("vllm.v1.engine.utils")
+        if hasattr(utils, "get_mp_context"):
+            utils.get_mp_context = lambda: _import("multiprocessing").get_context("fork")
     # Model classes are inspected in a subprocess lest CUDA be initialised here; on a CPU that only costs an import.
-    models: Any = registry
-    if hasattr(models, "_run_in_subprocess"):
-        models._run_in_subprocess = lambda inspect: inspect()
-    with contextlib.suppress(ImportError):
-        import vllm.v1.engine.core
+    with contextlib.suppress(ModuleNotFoundError):
+        registry = _import("vllm.model_executor.models.registry")
+        if hasattr(registry, "_run_in_subprocess"):
+            registry._run_in_subprocess = lambda inspect: inspect()
+    with contextlib.suppress(ModuleNotFoundError):
+        _import("vllm.v1.engine.core")
+        _import("vllm.v1.worker.cpu_worker")
+
+
+def _import(name: str) -> Any:
+    """Imported late and untyped: where this file is checked, vLLM need not be installed."""
+    return importlib.import_module(name)
 
 
 def _raise_file_limit() -> None:
