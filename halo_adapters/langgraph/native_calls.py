@@ -49,7 +49,7 @@ class _Calls(Generic[ExecutorT]):
             (PUSH, parent.path, index, parent.id, call),
             None,
             checkpoint=checkpoint,
-            checkpoint_id_bytes=run.checkpoint_id_bytes,
+            checkpoint_id_bytes=bytes.fromhex(run.checkpoint_id.replace("-", "")),
             checkpoint_null_version=0,
             pending_writes=[],
             processes=run.plan.app.nodes,

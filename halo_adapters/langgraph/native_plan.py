@@ -9,9 +9,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from langchain_core.runnables import Runnable
 from langchain_core.runnables.config import run_in_executor
@@ -43,11 +43,37 @@ INERT = (LastValue, BinaryOperatorAggregate, LastValueAfterFinish, NamedBarrierV
 KNOWN_CHANNELS = (*INERT, EphemeralValue, Topic, AnyValue, UntrackedValue)
 """Channel types whose life in a run is certain; a `DeltaChannel` or a user's own type runs on Pregel."""
 
+VALUED = frozenset({LastValue, BinaryOperatorAggregate})
+"""Channel types that hold what they give out in `value`, or `MISSING`."""
+
+T = TypeVar("T")
+
 RUNTIME_FIELDS = frozenset({"store", "stream_writer", "previous"})
 
 
 class NotNative(Exception):
     """The graph has a part that only Pregel runs; the message is the reason, naming the node."""
+
+
+def frozen_maker(cls: type[T], *names: str) -> Callable[..., T]:
+    """A constructor of a frozen, slotted dataclass that takes its fields in the order of `names`.
+
+    Sets the slots directly: the generated `__init__` of a frozen class costs three times as much, and three such
+    objects are made per task.
+    """
+    known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+    if sorted(known) != sorted(names) or hasattr(cls, "__post_init__"):
+        return lambda *values: cls(**dict(zip(names, values, strict=True)))  # another version's class
+    setters = [getattr(cls, name).__set__ for name in names]
+    new = object.__new__
+
+    def make(*values: Any) -> T:
+        made = new(cls)
+        for put, value in zip(setters, values, strict=True):
+            put(made, value)
+        return made
+
+    return make
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +147,7 @@ class GraphPlan:
     trigger_to_nodes: Mapping[str, Sequence[str]]
     output_keys: str | Sequence[str]
     output_set: frozenset[str]
-    restless: tuple[str, ...] = field(default=())
+    restless: frozenset[str] = field(default=frozenset())
     """Channels that an empty update may change."""
     finishing: tuple[str, ...] = field(default=())
     """Channels that want to know when the run is about to end."""
@@ -317,7 +343,7 @@ def graph_plan(app: CompiledStateGraph[Any, Any, Any, Any], executor: Executor) 
         trigger_to_nodes=app.trigger_to_nodes,
         output_keys=output_keys,
         output_set=output_set,
-        restless=tuple(name for name, channel in channels.items() if type(channel) not in INERT),
+        restless=frozenset(name for name, channel in channels.items() if type(channel) not in INERT),
         finishing=tuple(name for name, channel in channels.items() if _overrides(channel, "finish")),
         stable_output=all(type(channels.get(key)) in (LastValue, BinaryOperatorAggregate) for key in output_set),
     )

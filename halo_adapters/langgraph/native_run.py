@@ -50,7 +50,7 @@ from langgraph.runtime import RunControl
 from langgraph.types import Send, TimeoutPolicy
 from xxhash import xxh3_128_hexdigest
 
-from halo_adapters.langgraph.native_plan import GraphPlan, NodePlan
+from halo_adapters.langgraph.native_plan import VALUED, GraphPlan, NodePlan, frozen_maker
 
 IGNORED_WRITES = frozenset({NO_WRITES, PUSH, RESUME, INTERRUPT, RETURN, ERROR, ERROR_SOURCE_NODE})
 UUID_EPOCH_100NS = 0x01B21DD213814000
@@ -59,6 +59,18 @@ UUID_EPOCH_100NS = 0x01B21DD213814000
 
 def _no_resume(consume: bool = False) -> Any:
     return None
+
+
+make_scratchpad = frozen_maker(
+    PregelScratchpad,
+    "step",
+    "stop",
+    "call_counter",
+    "interrupt_counter",
+    "resume",
+    "get_null_resume",
+    "subgraph_counter",
+)
 
 
 class NativeTask:
@@ -97,20 +109,20 @@ class NativeRun:
         "calls",
         "channels",
         "checkpoint_id",
-        "checkpoint_id_bytes",
         "conf",
         "context",
         "control",
         "dirty",
+        "id_parts",
         "inherited",
         "interrupts",
         "latest",
         "limit",
+        "live",
         "loop",
         "manager",
         "max_concurrency",
         "metadata",
-        "node_bits",
         "plain",
         "plan",
         "rest",
@@ -155,13 +167,16 @@ class NativeRun:
         self.channels: dict[str, BaseChannel[Any, Any, Any]] = {
             name: spec.from_checkpoint(MISSING) for name, spec in plan.channels.items()
         }
+        self.live: set[str] = set()
         self.versions: dict[str, int] = {}
         self.top: int | None = None
         self.seen: dict[str, dict[str, int]] = {}
         self.latest: Any = None
         self.dirty = False
         self.interrupts: list[Any] = []
-        self.node_bits = random.getrandbits(48)
+        timestamp = time.time_ns() // 100 + UUID_EPOCH_100NS
+        head = f"{timestamp >> 28:08x}-{timestamp >> 12 & 0xFFFF:04x}-6{timestamp & 0xFFF:03x}-"
+        self.id_parts = (head, f"-{random.getrandbits(48):012x}")
         self.step = -1
         self.stop = self.step + full["recursion_limit"] + 1
         if input is None:
@@ -215,7 +230,8 @@ class NativeRun:
         self.updated = self.apply(tasks)
         self._note_output(tasks)
         self._next_checkpoint()
-        self.conf.pop(CONFIG_KEY_RESUMING, None)
+        if self.step == 1:  # the first superstep is over; LangGraph unsets the flag there
+            self.conf.pop(CONFIG_KEY_RESUMING, None)
 
     def _note_output(self, tasks: Iterable[NativeTask]) -> None:
         output = self.plan.output_set
@@ -260,19 +276,9 @@ class NativeRun:
             self._note_output(tasks)
 
     def _next_checkpoint(self) -> None:
-        """A fresh checkpoint id, a version 6 UUID as LangGraph's own; nothing is stored under it."""
-        timestamp = time.time_ns() // 100 + UUID_EPOCH_100NS
-        number = (
-            (timestamp >> 12) << 80
-            | 0x6000 << 64
-            | (timestamp & 0x0FFF) << 64
-            | 0x8000 << 48
-            | (self.step & 0x3FFF) << 48
-            | self.node_bits
-        )
-        digits = f"{number:032x}"
-        self.checkpoint_id = f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
-        self.checkpoint_id_bytes = number.to_bytes(16, "big")
+        """A fresh checkpoint id, a version 6 UUID like LangGraph's own; nothing is stored under it."""
+        head, tail = self.id_parts
+        self.checkpoint_id = f"{head}{0x8000 | (self.step & 0x3FFF):04x}{tail}"
         self.step += 1
 
     # what runs next
@@ -316,19 +322,12 @@ class NativeRun:
         return False
 
     def _task_id(self, key: bytes) -> str:
-        digits = xxh3_128_hexdigest(self.checkpoint_id_bytes + key)
+        digits = xxh3_128_hexdigest(self.checkpoint_id.encode() + key)
         return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
     def _scratchpad(self) -> PregelScratchpad:
-        return PregelScratchpad(
-            step=self.step,
-            stop=self.stop,
-            call_counter=LazyAtomicCounter(),
-            interrupt_counter=LazyAtomicCounter(),
-            resume=[],
-            get_null_resume=_no_resume,
-            subgraph_counter=LazyAtomicCounter(),
-        )
+        counter = LazyAtomicCounter
+        return make_scratchpad(self.step, self.stop, counter(), counter(), [], _no_resume, counter())
 
     def _pull_task(self, node: NodePlan, inputs: dict[Any, Any]) -> NativeTask | None:
         scratchpad = self._scratchpad()
@@ -350,15 +349,18 @@ class NativeRun:
         value: Any
         selected = node.pregel.channels
         if isinstance(selected, str):
-            channel = self.channels.get(selected)
-            if channel is None or not channel.is_available():
+            only = self.channels.get(selected)
+            if only is None or not only.is_available():
                 return MISSING
-            value = channel.get()
+            value = only.get()
         else:
             value = {}
             for name in selected:
-                channel = self.channels.get(name)
-                if channel is None:
+                channel: Any = self.channels.get(name)
+                if type(channel) in VALUED:
+                    if channel.value is not MISSING:
+                        value[name] = channel.value
+                elif channel is None:
                     value[name] = self.plan.managed[name].get(scratchpad)
                 elif channel.is_available():
                     value[name] = channel.get()
@@ -423,20 +425,28 @@ class NativeRun:
         if following is None:
             following = self._following()
         updated: set[str] = set()
-        channels, versions = self.channels, self.versions
+        channels, versions, restless = self.channels, self.versions, self.plan.restless
+        before, self.live = self.live, set()
         for name, values in pending.items():
             channel = channels[name]
             if channel.update(values):
                 versions[name] = self.top = following
                 if channel.is_available():
                     updated.add(name)
+                    if name in restless:
+                        self.live.add(name)
+            elif name in restless:
+                before.add(name)
         if bump:
-            for name in self.plan.restless:
+            for name in before - updated:
                 channel = channels[name]
-                if name not in updated and channel.is_available() and channel.update(EMPTY_SEQ):
-                    versions[name] = self.top = following
+                if channel.is_available():
+                    if channel.update(EMPTY_SEQ):
+                        versions[name] = self.top = following
+                        if channel.is_available():
+                            updated.add(name)
                     if channel.is_available():
-                        updated.add(name)
+                        self.live.add(name)
             if self.plan.finishing and updated.isdisjoint(self.plan.trigger_to_nodes):
                 for name in self.plan.finishing:
                     channel = channels[name]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import Context, copy_context
 from dataclasses import replace
 from functools import partial
@@ -44,10 +44,32 @@ from langgraph.pregel._task_status import CONTROL_WRITES
 from langgraph.runtime import DEFAULT_RUNTIME, ExecutionInfo, Runtime
 from langgraph.types import Command, PregelExecutableTask
 
-from halo_adapters.langgraph.native_plan import BranchPlan, FunctionPlan
+from halo_adapters.langgraph.native_plan import BranchPlan, FunctionPlan, frozen_maker
 from halo_adapters.langgraph.native_run import NativeRun, NativeTask
 
 HEARTBEAT = DEFAULT_RUNTIME.heartbeat
+
+make_info = frozen_maker(
+    ExecutionInfo,
+    "checkpoint_id",
+    "checkpoint_ns",
+    "task_id",
+    "thread_id",
+    "run_id",
+    "node_attempt",
+    "node_first_attempt_time",
+)
+make_runtime: Callable[..., Runtime[Any]] = frozen_maker(
+    Runtime,
+    "context",
+    "store",
+    "stream_writer",
+    "heartbeat",
+    "previous",
+    "execution_info",
+    "server_info",
+    "control",
+)
 
 
 def discard(chunk: Any) -> None:
@@ -79,24 +101,8 @@ class Scope:
         self.manager = run.manager
         self.tags = [*run.tags, *node.pregel.tags] if node.pregel.tags else run.tags
         self.run_id = uuid7()
-        self.runtime: Runtime[Any] = Runtime(
-            context=run.context,
-            store=None,
-            stream_writer=discard,
-            heartbeat=HEARTBEAT,
-            previous=None,
-            execution_info=ExecutionInfo(
-                checkpoint_id=run.checkpoint_id,
-                checkpoint_ns=task.ns,
-                task_id=task.id,
-                thread_id=run.thread_id,
-                run_id=run.run_id,
-                node_attempt=1,
-                node_first_attempt_time=time.time(),
-            ),
-            server_info=None,
-            control=run.control,
-        )
+        info = make_info(run.checkpoint_id, task.ns, task.id, run.thread_id, run.run_id, 1, time.time())
+        self.runtime = make_runtime(run.context, None, discard, HEARTBEAT, None, info, None, run.control)
         config: dict[str, Any] = {
             **run.rest,
             "metadata": metadata,
@@ -188,15 +194,15 @@ async def _arecurse(result: Runnable[Any, Any], value: Any, config: RunnableConf
     return await result.ainvoke(value, config)
 
 
-async def _acall_function(
+def _acall_function(
     run: NativeRun, function: FunctionPlan, value: Any, kwargs: dict[str, Any], context: Context
-) -> Any:
+) -> Awaitable[Any]:
     loop = asyncio.get_running_loop()
     if function.afunc is not None:
-        return await loop.create_task(_await(function.afunc, value, kwargs), context=context)
+        return loop.create_task(_await(function.afunc, value, kwargs), context=context)
     assert function.func is not None
     thread = context.copy()  # what the function sets in its thread is not seen by what follows here
-    return await loop.run_in_executor(run.plan.executor, thread.run, _call_in_thread, function.func, value, kwargs)
+    return loop.run_in_executor(run.plan.executor, thread.run, _call_in_thread, function.func, value, kwargs)
 
 
 async def _anode(run: NativeRun, task: NativeTask, scope: Scope) -> Any:
