@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import atexit
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from halo_core.cli import default_executor
 from halo_core.cli.adapter import adapters
 from halo_core.cli.console import command_line, fail, say
+from halo_core.cli.interrupt import EXIT_CODE
 from halo_core.cli.options import Config, Models, configured_pool
 from halo_core.cli.script import Script
 from halo_core.cli.summary import reasons, total_of
 from halo_core.errors import ConfigError
+from halo_core.pool import get_pool
 from halo_core.runtime import Batch, BatchStats, Executor, Journal, get_executor
 
 EXAMPLES = """Examples:
@@ -52,7 +55,11 @@ def exec_script(
     """
     if resume and journal is None:
         raise ConfigError("--resume needs the journal to resume from: --journal FILE")
-    program = Script.from_module(script) if module else Script.from_file(script)
+    try:
+        program = Script.from_module(script) if module else Script.from_file(script)
+    except SyntaxError as error:
+        sys.excepthook(SyntaxError, error.with_traceback(None), None)  # as Python shows it: no frames of ours
+        raise typer.Exit(1) from None
     installed = adapters()
     if not installed:
         raise ConfigError("no framework that Halo knows is installed: pip install 'halo-agents[langgraph]'")
@@ -66,23 +73,30 @@ def exec_script(
         adapter.install(openai_sdk=openai_sdk)
     default_executor.uncap()
     executor = get_executor()
-    batches = _watch(executor)
+    batches = _watch(executor, record)
     ambient = executor.ambient(pin=True, journal=record)
     # At exit, not after the last line: threads that the script started are waited for in between.
     atexit.register(_end, executor, ambient, batches, record, quiet=quiet)
     code = program.run(arguments or [])
+    if code == EXIT_CODE:
+        get_pool().close()  # else the interpreter waits for threads that wait for their calls
     if record is not None and code:
         say(f"halo: finished calls are kept in {record.path}; to continue without repeating them: {again}")
     sys.exit(code)
 
 
-def _watch(executor: Executor) -> list[Batch]:
-    """A list that gets every batch opened from now on: those that the script opens with `.batch()` count as well."""
+def _watch(executor: Executor, record: Journal | None) -> list[Batch]:
+    """A list that gets every batch opened from now on: those that the script opens with `.batch()` count as well.
+
+    They share the journal, and the numbering of equal rows, so that no two runs of the script are one to the journal.
+    """
     opened: list[Batch] = []
     original = executor.open_batch
 
-    def open_batch(*args: object, **kwargs: object) -> Batch:
-        batch = original(*args, **kwargs)  # type: ignore[arg-type]
+    def open_batch(name: str, *, journal: Journal | None = None, **options: Any) -> Batch:
+        batch = original(name, journal=journal or record, **options)
+        if opened:
+            batch._keys, batch._lock = opened[0]._keys, opened[0]._lock
         opened.append(batch)
         return batch
 
@@ -92,7 +106,8 @@ def _watch(executor: Executor) -> list[Batch]:
 
 def _end(executor: Executor, ambient: Batch, batches: list[Batch], record: Journal | None, *, quiet: bool) -> None:
     """Close the ambient batch and say what became of the calls."""
-    executor.close_batch(ambient)
+    with suppress(RuntimeError):  # the pool's loop is closed already
+        executor.close_batch(ambient)
     if record is not None:
         record.close()
     stats = BatchStats()

@@ -11,6 +11,7 @@ from typing import Protocol, Self
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.progress import Task as BarTask
+from rich.table import Column
 from rich.text import Text
 
 from halo_core.cli.console import err, say
@@ -112,7 +113,7 @@ class _FiguresColumn(ProgressColumn):
     """Failed rows, calls and pace; read when the line is drawn."""
 
     def __init__(self, progress: Progress) -> None:
-        super().__init__()
+        super().__init__(Column(no_wrap=True))
         self._progress = progress
 
     def render(self, task: BarTask) -> Text:
@@ -129,7 +130,7 @@ class _LiveDisplay:
         self._progress = progress
         self._bar = Bar(
             TextColumn("rows"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=12),
             MofNCompleteColumn(),
             _FiguresColumn(progress),
             TimeRemainingColumn(),

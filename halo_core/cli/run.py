@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import textwrap
 from pathlib import Path
 from typing import Annotated
 
@@ -143,7 +142,8 @@ def _show(job: Job) -> None:
 def _tell_failures(job: Job) -> None:
     fail(f"{len(job.errors)} of {len(job.rows)} rows failed:")
     for position, error in sorted(job.errors.items())[:SHOWN]:
-        reason = textwrap.shorten(error.message, REASON_CHARS)
+        reason = " ".join(error.message.split())
+        reason = reason if len(reason) <= REASON_CHARS else f"{reason[:REASON_CHARS]}..."
         say(f"  {job.rows.place(position)}: {error.kind}: {reason}", "red")
     if len(job.errors) > SHOWN:
         say(f"  and {len(job.errors) - SHOWN} more, each with its reason in the output", "red")

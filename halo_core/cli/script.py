@@ -20,6 +20,8 @@ class Script:
     """Code that is to become `__main__`."""
 
     code: CodeType
+    name: str
+    """Its own `sys.argv[0]`."""
     file: str
     folder: str
     """Where it imports from first."""
@@ -32,8 +34,9 @@ class Script:
             source = Path(path).read_bytes()
         except OSError as error:
             raise ConfigError(f"cannot open the script {path}: {error.strerror or error}") from error
+        file = os.path.abspath(path)
         folder = os.path.dirname(os.path.realpath(path))
-        return cls(compile(source, path, "exec", dont_inherit=True), path, folder)
+        return cls(compile(source, file, "exec", dont_inherit=True), path, file, folder)
 
     @classmethod
     def from_module(cls, name: str) -> Script:
@@ -49,11 +52,12 @@ class Script:
         code = getattr(spec.loader, "get_code", lambda name: None)(spec.name)
         if code is None:
             raise ConfigError(f"the module {name!r} has no Python code to run")
-        return cls(code, spec.origin or name, os.getcwd(), spec)
+        file = spec.origin or name
+        return cls(code, file, file, os.getcwd(), spec)
 
     def run(self, arguments: Sequence[str]) -> int:
         """Run it and return its exit code; an uncaught exception is shown as Python shows it."""
-        sys.argv = [self.file, *arguments]
+        sys.argv = [self.name, *arguments]
         path_first(self.folder)
         # The module stays: threads, pickles and multiprocessing look for it after the last line has run.
         main = ModuleType("__main__")

@@ -1,0 +1,41 @@
+"""`halo bench` hands over to the benchmarks of the source checkout."""
+
+from __future__ import annotations
+
+from tests.cli.conftest import Halo, Project
+
+REGISTRY = 'BENCHMARKS = {"count": "benchmarks.count:count", "broken": "benchmarks.none:run"}\n'
+COUNT = '''
+def count(rows: int = 3, json: str = "") -> None:
+    """Counts rows.
+
+    And more.
+    """
+    print("counted", rows, json)
+'''
+
+
+def checkout(project: Project) -> None:
+    (project.path / "benchmarks").mkdir()
+    project.write("benchmarks/__init__.py", "")
+    project.write("benchmarks/registry.py", REGISTRY)
+    project.write("benchmarks/count.py", COUNT)
+
+
+def test_lists_and_runs(project: Project, halo: Halo) -> None:
+    checkout(project)
+    listed = halo("bench").out.splitlines()
+    assert listed[0].startswith("broken       (not available: the benchmark benchmarks.none:run cannot be loaded")
+    assert listed[1] == "count        Counts rows."
+    assert halo("bench", "count").out == "counted 3 \n"
+    assert halo("bench", "count", "--rows", "5", "--json", "x").out == "counted 5 x\n"
+    assert "--rows" in halo("bench", "count", "--help").out
+
+
+def test_what_cannot_run(project: Project, halo: Halo) -> None:
+    elsewhere = halo("bench", "count")
+    assert elsewhere.code == 2 and "benchmarks run from Halo's source checkout" in elsewhere.err
+    checkout(project)
+    unknown = halo("bench", "sum")
+    assert unknown.code == 2 and "there is no benchmark 'sum'; known: broken, count" in unknown.err
+    assert halo("bench", "broken").code == 2
