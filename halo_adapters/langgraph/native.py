@@ -80,7 +80,6 @@ def ineligible(app: CompiledStateGraph[Any, Any, Any, Any]) -> str | None:
         ("step_timeout", "a step timeout"),
         ("retry_policy", "a retry policy"),
         ("cache_policy", "a cache policy"),
-        ("node_error_handler_map", "error handlers"),
         ("stream_eager", "eager streaming on"),
     ):
         value = getattr(app, attribute)
@@ -253,6 +252,9 @@ async def _agather(run: NativeRun, tasks: Sequence[NativeTask]) -> None:
             for future in pending:
                 future.cancel()
             await asyncio.wait(pending)
+        for future in futures:
+            if not future.cancelled():
+                future.exception()  # seen: asyncio complains of exceptions that nobody looks at
     if failure is None:
         failure = _failure(futures, fatal=False)
     if failure is not None:
