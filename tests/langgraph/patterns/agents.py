@@ -6,8 +6,7 @@ import warnings
 from typing import Any
 
 from langchain.agents import create_agent
-from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
-from langchain_core.messages import AIMessage
+from langchain.agents.middleware import AgentMiddleware, ModelRequest
 from langchain_core.tools import tool
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, create_react_agent, tools_condition
@@ -24,10 +23,10 @@ def weather(city: str) -> str:
 class Brief(AgentMiddleware):
     """Changes the request before the model sees it, as middleware does."""
 
-    def wrap_model_call(self, request: ModelRequest, handler: Any) -> ModelResponse | AIMessage:
+    def wrap_model_call(self, request: ModelRequest, handler: Any) -> Any:
         return handler(request.override(model_settings={"max_tokens": 20}))
 
-    async def awrap_model_call(self, request: ModelRequest, handler: Any) -> ModelResponse | AIMessage:
+    async def awrap_model_call(self, request: ModelRequest, handler: Any) -> Any:
         return await handler(request.override(model_settings={"max_tokens": 20}))
 
 

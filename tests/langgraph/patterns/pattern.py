@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from langchain_openai import ChatOpenAI
 from langgraph.graph import END, START, StateGraph
+from pydantic import SecretStr
 from typing_extensions import TypedDict
 
 Routed = Literal["default", "sdk_hook", "never"]
@@ -30,7 +31,7 @@ class Place:
     def model(self, **settings: Any) -> ChatOpenAI:
         """A chat model as an application would make it."""
         settings = {"temperature": 0, "max_retries": 0, **settings}
-        return ChatOpenAI(model=self.model_name, base_url=self.base_url, api_key="not-needed", **settings)
+        return ChatOpenAI(model=self.model_name, base_url=self.base_url, api_key=SecretStr("none"), **settings)
 
 
 Build = Callable[[Place], Any]
