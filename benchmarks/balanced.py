@@ -19,9 +19,9 @@ class BalancedChatOpenAI(ChatOpenAI):
 
     @classmethod
     def over(cls, urls: list[str], **settings: Any) -> BalancedChatOpenAI:
-        """One client per server."""
+        """One client per server, with connections of its own: LangChain's cached ones belong to the first event loop."""
         balanced = cls(base_url=urls[0], **settings)
-        balanced._servers = [ChatOpenAI(base_url=url, **settings) for url in urls]
+        balanced._servers = [ChatOpenAI(base_url=url, http_async_client=_client(), **settings) for url in urls]
         balanced._under_way = [0] * len(urls)
         return balanced
 
@@ -38,3 +38,10 @@ class BalancedChatOpenAI(ChatOpenAI):
             return await self._servers[i]._agenerate(messages, stop, run_manager, **kwargs)
         finally:
             self._under_way[i] -= 1
+
+
+def _client() -> Any:
+    import httpx2
+
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
+    return httpx2.AsyncClient(limits=limits, timeout=600)

@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from halo_core.errors import EngineDiedError, EngineStartError, HaloError, UnknownModelError
 from halo_core.pool.config import EndpointSpec, EngineSpec, PoolConfig, SimulatedSpec
@@ -224,9 +225,10 @@ async def build_engines(spec: EngineSpec) -> list[Engine]:
     if isinstance(spec, SimulatedSpec):
         from halo_core.pool.simulated import SimulatedEngine
 
-        clock = "zero" if spec.zero_latency else "real"
+        clock: Literal["zero", "real"] = "zero" if spec.zero_latency else "real"
+        limit = spec.max_model_len or 0
         return [
-            SimulatedEngine(f"{spec.model}#{index}", spec.model, slots=spec.slots, clock=clock)
+            SimulatedEngine(f"{spec.model}#{index}", spec.model, slots=spec.slots, clock=clock, max_model_len=limit)
             for index in range(spec.count)
         ]
     from halo_core.pool.layout import build_vllm_engines
