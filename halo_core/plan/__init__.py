@@ -1,6 +1,6 @@
 """The plan: an agent workflow as operators, edges and facts, and the consolidation of a batch over it."""
 
-from halo_core.plan.consolidate import SKIPPED, ConsolidatedPlan, InstanceClass, InstanceCount, consolidate
+from halo_core.plan.consolidation import SKIPPED, ConsolidatedPlan, InstanceClass, InstanceCount, consolidate
 from halo_core.plan.edges import END, START, Barrier, Edge, Exit, Guard, StateKey
 from halo_core.plan.graph import close_loops, critical_path
 from halo_core.plan.operators import (
