@@ -30,6 +30,7 @@ from halo_adapters.langgraph.lift_code import (
     NOTHING,
     code_digest,
     fields,
+    is_a,
     is_library,
     method_of,
     own_members,
@@ -44,8 +45,6 @@ DEPTH = 12
 """References followed from a node to a model, at most."""
 OBJECTS = 5_000
 """Objects looked at per node, at most."""
-DIRECT = 2
-"""Steps from a node to its own function; names inside functions further away are told with the function's name."""
 
 _SCALARS = (str, bytes, bytearray, int, float, complex, bool, type(None), range, Enum)
 _ASIDE = frozenset({"callbacks", "config", "metadata", "tags"})
@@ -200,7 +199,7 @@ class _Scan:
     def _runnable(self, runnable: Any, label: str, depth: int) -> None:
         own = fields(runnable)
         configured = own.get("_default_config")  # init_chat_model with configurable fields
-        if isinstance(configured, dict) and type(runnable).__name__ == "_ConfigurableModel":
+        if type(runnable).__name__ == "_ConfigurableModel" and isinstance(configured, dict):
             self._model(runnable, configured, None, label)
         self._values({k: v for k, v in own.items() if k not in _ASIDE}, label, depth)
 
@@ -217,21 +216,21 @@ class _Scan:
             self._digest(f"{function.__module__}.{function.__qualname__}")
         else:
             self.found.digests.append(code_digest(function.__code__))
-        inside = f" in {function.__name__}" if depth > DIRECT else ""
+        inside = f" in {function.__name__}" if label else ""  # told for all but the node's own function
         for how, value in references(function, globals_too=not library):
-            if isinstance(value, type):
+            if is_a(value, type):
                 self._made_inside(value, f"made{inside or ' inside'}")
             else:
                 self.visit(value, how + inside, depth + 1)
 
     def _method(self, method: MethodType, label: str, depth: int) -> None:
-        owner = method.__self__
+        owner: Any = method.__self__
         if isinstance(method.__func__, FunctionType):
             self._function(method.__func__, label, depth)
-            for name, member in own_members(method.__func__, owner if isinstance(owner, type) else type(owner)):
-                if not isinstance(member, FunctionType) or not is_library(member):
+            for name, member in own_members(method.__func__, owner if is_a(owner, type) else type(owner)):
+                if not is_a(member, FunctionType) or not is_library(member):
                     self.visit(member, f"self.{name}", depth + 1)
-        if not isinstance(owner, type):
+        if not is_a(owner, type):
             self.visit(owner, "self", depth + 1)
 
     def _partial(self, partial: functools.partial[Any], label: str, depth: int) -> None:
@@ -242,18 +241,18 @@ class _Scan:
             self.visit(value, f"argument '{name}'", depth + 1)
 
     def _mapping(self, mapping: Any, label: str, depth: int) -> None:
-        items = dict.items(mapping) if isinstance(mapping, dict) else mapping.items()
+        items = dict.items(mapping) if is_a(mapping, dict) else mapping.items()
         for key, value in list(items)[:OBJECTS]:
-            self.visit(value, f"{label}[{key!r}]" if isinstance(key, str | int) else label, depth + 1)
+            self.visit(value, f"{label}[{key!r}]" if is_a(key, str | int) else label, depth + 1)
 
     def _items(self, items: Any, label: str, depth: int) -> None:
         for n, value in enumerate(list(items)[:OBJECTS]):
             self.visit(value, f"{label}[{n}]", depth + 1)
 
     def _set(self, items: Any, label: str, depth: int) -> None:
-        for text in sorted(value for value in items if isinstance(value, str)):
+        for text in sorted(value for value in items if is_a(value, str)):
             self._text(text)
-        self._items([value for value in items if not isinstance(value, str)], label, depth)
+        self._items([value for value in items if not is_a(value, str)], label, depth)
 
     def _object(self, value: Any, label: str, depth: int) -> None:
         """An object of the user's own class (or a framework's): its attributes, and what calling it runs."""
@@ -261,7 +260,8 @@ class _Scan:
         package = package_of(kind)
         if package == "openai" and kind.__name__ in _SDK:
             server = str(fields(value).get("_base_url") or "").rstrip("/")
-            self.found.models.append(ModelUse(kind.__name__, "", server or None, found_in=self.scope + label))
+            where = self.scope + label
+            self.found.models.append(ModelUse(kind.__name__, "", server or None, found_in=where, client=True))
             return
         if issubclass(kind, type) or (package not in FRAMEWORKS and is_library(kind)):
             wrapped = fields(value).get("__wrapped__")  # lru_cache and the like

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
-from typing import Any
+from typing import Annotated, Any, get_origin
 
 from langgraph.channels import BinaryOperatorAggregate, LastValue
 from langgraph.constants import START
@@ -43,8 +43,9 @@ def lift(app: Pregel[Any, Any, Any, Any], *, name: str | None = None) -> Plan:
         plan = _functional(app, title, found) if builder is None else _graph(builder, title, found)
     except LiftError:
         raise
-    except HaloError as error:
-        raise LiftError(f"graph {title!r} has no plan ({error}); it runs as before, without one") from error
+    except Exception as error:  # whatever a graph holds, it must still be able to run
+        what = str(error) if isinstance(error, HaloError) else f"{type(error).__name__}: {error}"
+        raise LiftError(f"graph {title!r} has no plan ({what}); it runs as before, without one") from error
     digest = blake2b(plan.to_json().encode(), digest_size=16)
     for node in sorted(found):
         for part in found[node].digests:
@@ -110,7 +111,8 @@ def _commutative(channel: Any) -> bool:
     if not isinstance(channel, BinaryOperatorAggregate):
         return False
     reducer = (getattr(channel.operator, "__module__", ""), getattr(channel.operator, "__qualname__", ""))
-    return channel.typ in _COMMUTATIVE.get(reducer, ())
+    kind = channel.typ.__origin__ if get_origin(channel.typ) is Annotated else channel.typ
+    return (get_origin(kind) or kind) in _COMMUTATIVE.get(reducer, ())
 
 
 def nested(

@@ -11,14 +11,19 @@ import functools
 import sys
 from collections.abc import Iterator
 from hashlib import blake2b
-from types import CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
-from typing import Any
+from types import CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType, UnionType
+from typing import Any, cast
 
 NOTHING: Any = object()
 """Stands for a name that has no value."""
 
 _NAMES = frozenset({"LOAD_GLOBAL", "LOAD_NAME"})
 _ATTRIBUTES = frozenset({"LOAD_ATTR", "LOAD_METHOD"})
+
+
+def is_a(value: Any, kind: type | UnionType) -> bool:
+    """`isinstance` without asking the value: an object can lie about its `__class__`, or run code to tell it."""
+    return issubclass(type(value), kind)
 
 
 def fields(value: object) -> dict[str, Any]:
@@ -44,34 +49,34 @@ def fields(value: object) -> dict[str, Any]:
 
 def static_attribute(value: object, name: str) -> Any:
     """`value.name` where that runs no code (modules, classes, plain attributes), else `NOTHING`."""
-    if isinstance(value, ModuleType):
+    if is_a(value, ModuleType):
         return vars(value).get(name, NOTHING)
-    if issubclass(type(value), type):
-        return next((vars(cls)[name] for cls in type.mro(value) if name in vars(cls)), NOTHING)  # type: ignore[arg-type]
+    if is_a(value, type):
+        return next((vars(cls)[name] for cls in type.mro(cast(type, value)) if name in vars(cls)), NOTHING)
     return fields(value).get(name, NOTHING)
 
 
 def method_of(cls: type, name: str) -> FunctionType | None:
     """The function behind `cls.name`, be it a method, a property's getter or a class or static method."""
     for base in cls.__mro__:
-        member = vars(base).get(name)
+        member: Any = vars(base).get(name)
         if member is not None:
-            member = getattr(member, "fget", None) if type(member) is property else member
-            member = member.__func__ if isinstance(member, classmethod | staticmethod) else member
-            return member if isinstance(member, FunctionType) else None
+            member = member.fget if type(member) is property else member
+            member = member.__func__ if is_a(member, classmethod | staticmethod) else member
+            return member if is_a(member, FunctionType) else None
     return None
 
 
 def functions_of(target: Any) -> list[FunctionType | MethodType]:
     """The Python functions behind something callable: unwraps partials, LangGraph's and LangChain's own wrappers."""
-    if isinstance(target, FunctionType | MethodType):
+    if is_a(target, FunctionType | MethodType):
         return [target]
-    if isinstance(target, functools.partial):
-        inner = [target.func, *(a for a in target.args if isinstance(a, FunctionType | MethodType))]
+    if is_a(target, functools.partial):
+        inner = [target.func, *(a for a in target.args if is_a(a, FunctionType | MethodType))]
         return [f for part in inner for f in functions_of(part) if f.__name__ != "run_in_executor"]
     own = fields(target)
     found = [f for key in ("func", "afunc", "coroutine") if own.get(key) for f in functions_of(own[key])]
-    if not found and isinstance(own.get("__wrapped__"), FunctionType):
+    if not found and is_a(own.get("__wrapped__"), FunctionType):
         found = [own["__wrapped__"]]
     if not found and (call := method_of(type(target), "__call__")) is not None:
         found = [MethodType(call, target)]
@@ -153,11 +158,11 @@ def references(function: FunctionType, *, globals_too: bool = True) -> Iterator[
         value = function.__globals__.get(path[0], NOTHING)
         shown = path[0]
         for attribute in path[1:]:
-            if not isinstance(value, ModuleType | type):
+            if not is_a(value, ModuleType | type):
                 break
             value = static_attribute(value, attribute)
             shown = f"{shown}.{attribute}"
-        if value is not NOTHING and not isinstance(value, ModuleType):
+        if value is not NOTHING and not is_a(value, ModuleType):
             yield f"global '{shown}'", value
     yield from imported(code)
 
@@ -197,12 +202,12 @@ def _only_computes(function: FunctionType | MethodType, classes: tuple[type, ...
         return True
     seen.add(function)
     for _, value in references(function):
-        if isinstance(value, type):
+        if is_a(value, type):
             fine = issubclass(value, classes)
-        elif isinstance(value, FunctionType):
+        elif is_a(value, FunctionType):
             fine = not is_library(value) and _only_computes(value, classes, seen)
         else:
-            fine = isinstance(value, str | int | float | bool | type(None) | tuple | frozenset)
+            fine = is_a(value, str | int | float | bool | type(None) | tuple | frozenset)
         if not fine:
             return False
     names = {path[0] for path in global_paths(function.__code__)} - set(function.__globals__)
@@ -212,8 +217,8 @@ def _only_computes(function: FunctionType | MethodType, classes: tuple[type, ...
 
 def package_of(value: Any) -> str:
     """Top-level package of a class or function."""
-    module = vars(value).get("__module__") if isinstance(value, type) else value.__module__
-    return module.partition(".")[0] if isinstance(module, str) else ""
+    module = vars(value).get("__module__") if is_a(value, type) else value.__module__
+    return module.partition(".")[0] if is_a(module, str) else ""
 
 
 CLIENTS = frozenset(
@@ -251,7 +256,7 @@ def mentions(target: Any, cls: type) -> bool:
         for _, value in references(function):
             if value is cls:
                 return True
-            if isinstance(value, FunctionType) and not is_library(value):
+            if is_a(value, FunctionType) and not is_library(value):
                 pending.append(value)
     return False
 

@@ -39,6 +39,8 @@ class Wiring:
         self.found = found
         self.keys = keys
         self.nodes = list(builder.nodes)
+        self.targets = [name for name in self.nodes if not builder.nodes[name].is_error_handler]
+        """Nodes that a branch or a command can name."""
         self.operators: list[Operator] = []
         """Routes and joins."""
         self.edges: list[Edge] = []
@@ -99,20 +101,20 @@ class Wiring:
     def _branch(self, source: str, name: str, branch: _Branch) -> None:
         told = returns_of(branch.path)
         ends: dict[Hashable, str] | None = branch.ends
-        if ends is None and not told.unknown:
-            ends = {label: str(label) for label in told.labels if label in self.nodes or label == END}
+        if ends is None and not (told.unknown or told.unknown_send):
+            ends = {label: str(label) for label in told.labels if label in self.targets or label == END}
         labels: dict[str, str] = {}
-        sends = dict.fromkeys(node for node in told.sends if node in self.nodes)
+        sends = dict.fromkeys(node for node in told.sends if node in self.targets)
         anywhere: dict[str, None] = {}
         # A function that may send is believed about its labels only where all that it returns is known.
         if told.unknown_send or (told.unknown and mentions(branch.path, Send)):
-            targets = self.nodes if ends is None else [end for end in ends.values() if end != END]
+            targets = self.targets if ends is None else [end for end in ends.values() if end != END]
             anywhere.update(dict.fromkeys(targets))
         else:
             for label, target in (ends or {}).items():
                 if not sends or label in told.labels:
                     labels[_text(label, labels)] = target
-            anywhere.update(dict.fromkeys(self.nodes if ends is None else ()))
+            anywhere.update(dict.fromkeys(self.targets if ends is None else ()))
         can_end = bool(sends or anywhere) and END not in labels.values()
         route = Route(
             name=self._name(f"{source if source != START else 'START'}.{name}"),
@@ -144,7 +146,7 @@ class Wiring:
         """`Command(goto=...)`: declared destinations, else those that the code shows, else anywhere."""
         spec = self.builder.nodes[name]
         told = returns_of(spec.runnable)
-        sends = dict.fromkeys(node for node in told.sends if node in self.nodes)
+        sends = dict.fromkeys(node for node in told.sends if node in self.targets)
         for target in sends:
             self._connect(name, target, may=True, sends=True)
         for target in spec.ends or ():
@@ -153,10 +155,10 @@ class Wiring:
         if spec.ends:
             return
         for target in told.gotos:
-            if target in self.nodes or target == END:
+            if target in self.targets or target == END:
                 self._connect(name, target, may=True)
         if told.unknown_goto or told.unknown_send or self._may_go(name):
-            for target in (*self.nodes, END):
+            for target in (*self.targets, END):
                 self._connect(name, target, may=True, sends=told.unknown_send and target != END)
 
     def _may_go(self, name: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from langchain_core.tools import BaseTool, StructuredTool, Tool
@@ -61,6 +61,10 @@ class ModelUse:
     prompt: PromptTemplate | None = None
     found_in: str = ""
     """How it was found: `closure 'llm'`, `global 'chain'`, `self.model`."""
+    model: Any = field(default=None, repr=False, compare=False)
+    """The model itself, to look at and never to change; None where only its class or a raw client was found."""
+    client: bool = False
+    """Whether it is a client of a provider's SDK instead of a LangChain model."""
 
     def advised(self) -> AdvisedCall:
         """The same as part of an operator."""
@@ -87,6 +91,7 @@ def model_use(model: Any, bound: Mapping[str, Any], prompt: PromptTemplate | Non
         response_format=response_format if isinstance(response_format, dict) else None,
         prompt=prompt,
         found_in=found_in,
+        model=model,
     )
 
 

@@ -210,6 +210,12 @@ def code_of(target: Any) -> str:
     functions = functions_of(target)
     if functions and not isinstance(target, RunnableSequence | RunnableParallel):
         return f"{functions[0].__module__}.{functions[0].__qualname__}"
+    return _composition(target)
+
+
+def _composition(target: Any) -> str:
     if isinstance(target, RunnableSequence):
-        return " | ".join(type(unbind(step)[0]).__name__ for step in target.steps)
+        return " | ".join(map(_composition, target.steps))
+    if isinstance(target, RunnableParallel):
+        return "{" + ", ".join(f"{key}: {_composition(step)}" for key, step in target.steps__.items()) + "}"
     return type(unbind(target)[0]).__name__
