@@ -1,4 +1,4 @@
-"""What the command line needs of a framework: one object per adapter, found through the entry points `halo.adapters`."""
+"""What the command line needs of a framework: one object per adapter, found through the entry points halo.adapters."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +14,7 @@ from halo_core.cli.options import Config, Models, Target, configured_pool
 from halo_core.cli.progress import Progress
 from halo_core.cli.rows import Rows, read_rows, row_keys
 from halo_core.cli.target import load_target
-from halo_core.errors import ConfigError, LiftError
+from halo_core.errors import ConfigError
 from halo_core.plan import Plan
 from halo_core.pool import get_pool
 
@@ -70,8 +69,6 @@ def _plan(adapter: Adapter, app: Any, target: str) -> Plan:
 def _analyze(adapter: Adapter, app: Any, rows: Rows) -> None:
     keys = row_keys(adapter.row_content(row) for row in rows.values)
     failed = 0
-    with suppress(LiftError):
-        adapter.plan(app)  # lifted now, so that what happened is shown on the plan
     try:
         with Interruption() as interruption, Progress(len(rows)) as progress:
             results = adapter.run(app, rows.values, on_change=progress.changed, keys=keys)
