@@ -30,7 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; environments and plain results that were finished are kept", file=sys.stderr)
         status = 130
-    print(*lines, sep="\n")
+    for line in lines:
+        print(line)
     return status
 
 
