@@ -157,4 +157,5 @@ def test_columns_of_a_tree_are_aligned() -> None:
 
 
 def test_tables_put_numbers_to_the_right() -> None:
-    assert table(("name", "n"), [("a", 1), ("long name", 1_000)]) == ["name           n", "a              1", "long name  1,000"]
+    rows = [("a", 1), ("long name", 1_000)]
+    assert table(("name", "n"), rows) == ["name           n", "a              1", "long name  1,000"]
