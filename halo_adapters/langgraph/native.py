@@ -35,6 +35,8 @@ try:
 except ImportError as error:  # another LangGraph than the ones whose internals are mirrored
     MISSING_PRIVATE = f"LangGraph {version('langgraph')} lacks what native execution stands on: {error}"
 
+INSTALLED = version("langgraph")
+
 MIRRORED = ("1.2.",)
 """Versions of LangGraph whose Pregel this module mirrors."""
 
@@ -66,8 +68,8 @@ def ineligible(app: CompiledStateGraph[Any, Any, Any, Any]) -> str | None:
     """
     if MISSING_PRIVATE is not None:
         return MISSING_PRIVATE
-    if not version("langgraph").startswith(MIRRORED):
-        return f"native execution mirrors LangGraph {' and '.join(MIRRORED)}x, not {version('langgraph')}"
+    if not INSTALLED.startswith(MIRRORED):
+        return f"native execution mirrors LangGraph {' and '.join(MIRRORED)}x, not {INSTALLED}"
     if not isinstance(app, CompiledStateGraph):
         return f"a {type(app).__name__} is not a compiled StateGraph"
     for attribute, what in (

@@ -19,6 +19,9 @@ from langgraph.types import PregelExecutableTask
 from halo_adapters.langgraph.native_run import NativeRun, NativeTask
 from halo_adapters.langgraph.native_task import Scope, executable
 
+_starting = threading.Lock()
+"""Nodes of one superstep may make their first call from several threads at once."""
+
 ExecutorT = TypeVar("ExecutorT", AsyncBackgroundExecutor, BackgroundExecutor)
 
 
@@ -132,9 +135,10 @@ class SyncCalls(_Calls[BackgroundExecutor]):
 
 def acall(run: NativeRun, task: NativeTask, func: Any, input: Any, **options: Any) -> Any:
     """What `@task` functions find in the config of an asynchronous run's nodes; returns a future."""
-    if run.calls is None:
-        assert run.loop is not None
-        run.calls = AsyncCalls(run, run.loop)
+    with _starting:
+        if run.calls is None:
+            assert run.loop is not None
+            run.calls = AsyncCalls(run, run.loop)
     calls: AsyncCalls = run.calls
     return _acall(
         weakref.ref(calls.parent(task)),
@@ -150,8 +154,9 @@ def acall(run: NativeRun, task: NativeTask, func: Any, input: Any, **options: An
 
 def call(run: NativeRun, task: NativeTask, func: Any, input: Any, **options: Any) -> Any:
     """What `@task` functions find in the config of a synchronous run's nodes; returns a future."""
-    if run.calls is None:
-        run.calls = SyncCalls(run)
+    with _starting:
+        if run.calls is None:
+            run.calls = SyncCalls(run)
     calls: SyncCalls = run.calls
     return _call(
         weakref.ref(calls.parent(task)),

@@ -181,7 +181,7 @@ def function_plan(runnable: Runnable[Any, Any]) -> FunctionPlan | None:
         else:
             return None
     afunc = runnable.afunc
-    in_executor = (
+    in_executor = getattr(afunc, "__halo_in_thread__", False) or (
         isinstance(afunc, partial)
         and afunc.func is run_in_executor
         and len(afunc.args) == 2

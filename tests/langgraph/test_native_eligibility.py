@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -290,3 +292,18 @@ def test_runs_leave_no_garbage_cycles(pool: ThreadPoolExecutor) -> None:
 
 async def node_route(state: Any) -> str:
     return "__end__"
+
+
+def test_another_langgraph_is_left_alone() -> None:
+    """Where a private name is gone, graphs are ineligible; nothing fails at import."""
+    script = """
+import sys
+import langgraph.graph.state
+sys.modules["langgraph.pregel._task_status"] = None
+from langgraph.graph import START, StateGraph
+from halo_adapters.langgraph.native import ineligible
+app = StateGraph(dict).add_node("a", lambda s: s).add_edge(START, "a").compile()
+print(ineligible(app))
+"""
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert "lacks what native execution stands on" in told
