@@ -143,7 +143,7 @@ def main() -> None:
                 runs.append(run)
     result = {
         "workload": "consolidate: 10 operators, every second row repeats an earlier one",
-        "machine": {"cpus": os.cpu_count(), "platform": platform.platform()},
+        "machine": {"cpus": os.cpu_count(), "platform": platform.platform(), "load": os.getloadavg()},
         "versions": {"halo": __version__, "python": platform.python_version()},
         "runs": runs,
     }

@@ -89,10 +89,11 @@ class ValueNumbers:
             out.append(b"s%x:" % len(data))
             out.append(data)
             return
-        out.append(self._tag(kind))
         if kind in _BY_REPR:
-            out.append(repr(value).encode() + b";")
-        elif kind is bytes or kind is bytearray:
+            out.append(b"%b%b;" % (self._tag(kind), repr(value).encode()))
+            return
+        out.append(self._tag(kind))
+        if kind is bytes or kind is bytearray:
             out.append(b"%x:%b" % (len(value), value))
         elif issubclass(kind, PurePath):
             self._encode(str(value), out, inside)
@@ -118,10 +119,13 @@ class ValueNumbers:
         inside.add(id(value))
         out.append(b"%x[" % len(parts))
         for part in parts:
-            if type(part) is str:  # most of what rows hold; spares the call
+            kind = type(part)
+            if kind is str:  # strings and numbers are most of what rows hold; this spares them the call
                 data = part.encode("utf-8", "surrogatepass")
                 out.append(b"s%x:" % len(data))
                 out.append(data)
+            elif kind in _BY_REPR:
+                out.append(b"%b%b;" % (self._tag(kind), repr(part).encode()))
             else:
                 self._encode(part, out, inside)
         inside.discard(id(value))
