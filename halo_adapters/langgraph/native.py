@@ -27,8 +27,9 @@ from halo_core.errors import LiftError
 
 try:
     from halo_adapters.langgraph.native_calls import acall, call
+    from halo_adapters.langgraph.native_channels import NativeTask
     from halo_adapters.langgraph.native_plan import NotNative, graph_plan
-    from halo_adapters.langgraph.native_run import NativeRun, NativeTask
+    from halo_adapters.langgraph.native_run import NativeRun
     from halo_adapters.langgraph.native_task import arun_task, run_task
 
     MISSING_PRIVATE: str | None = None

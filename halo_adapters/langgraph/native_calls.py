@@ -16,8 +16,9 @@ from langgraph.pregel._executor import AsyncBackgroundExecutor, BackgroundExecut
 from langgraph.pregel._runner import FuturesDict, _acall, _call, _should_stop_others
 from langgraph.types import PregelExecutableTask
 
-from halo_adapters.langgraph.native_run import NativeRun, NativeTask
-from halo_adapters.langgraph.native_task import Scope, executable
+from halo_adapters.langgraph.native_channels import NativeTask
+from halo_adapters.langgraph.native_run import NativeRun
+from halo_adapters.langgraph.native_scope import Scope, executable
 
 _starting = threading.Lock()
 """Nodes of one superstep may make their first call from several threads at once."""
@@ -46,7 +47,7 @@ class _Calls(Generic[ExecutorT]):
         checkpoint: Checkpoint = {
             **empty_checkpoint(),
             "id": run.checkpoint_id,
-            "channel_versions": dict(run.versions),
+            "channel_versions": dict(run.state.versions),
         }
         prepared = prepare_single_task(
             (PUSH, parent.path, index, parent.id, call),
@@ -56,7 +57,7 @@ class _Calls(Generic[ExecutorT]):
             checkpoint_null_version=0,
             pending_writes=[],
             processes=run.plan.app.nodes,
-            channels=run.channels,
+            channels=run.state.channels,
             managed=run.plan.managed,
             config=parent.config,
             step=run.step,

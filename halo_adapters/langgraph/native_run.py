@@ -1,7 +1,7 @@
-"""The state of one native invocation: channels, versions, which tasks come next, and what their writes do.
+"""One native invocation: its config, its steps, which tasks come next, and its result.
 
-`NativeRun.next_tasks` and `NativeRun.apply` mirror `prepare_next_tasks` and `apply_writes` of langgraph/pregel/_algo.py
-for a run without a checkpointer; the loop around them mirrors `PregelLoop`. Channels are LangGraph's own objects.
+`NativeRun.next_tasks` mirrors `prepare_next_tasks` of langgraph/pregel/_algo.py for a run without a checkpointer; the
+rest mirrors `PregelLoop`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from typing import Any
@@ -20,19 +19,13 @@ from langgraph._internal._config import _DefaultRecursionLimit, ensure_config
 from langgraph._internal._constants import (
     CONFIG_KEY_REPLAY_STATE,
     CONFIG_KEY_RESUMING,
-    ERROR,
-    ERROR_SOURCE_NODE,
     INPUT,
     INTERRUPT,
-    NO_WRITES,
     PUSH,
-    RESUME,
-    RETURN,
     TASKS,
 )
 from langgraph._internal._scratchpad import PregelScratchpad
-from langgraph._internal._typing import EMPTY_SEQ, MISSING
-from langgraph.channels.base import BaseChannel
+from langgraph._internal._typing import MISSING
 from langgraph.constants import START, TAG_HIDDEN
 from langgraph.errors import (
     EmptyInputError,
@@ -47,12 +40,12 @@ from langgraph.pregel._io import read_channels
 from langgraph.pregel._log import logger
 from langgraph.pregel.main import _coerce_context
 from langgraph.runtime import RunControl
-from langgraph.types import Send, TimeoutPolicy
+from langgraph.types import Send
 from xxhash import xxh3_128_hexdigest
 
-from halo_adapters.langgraph.native_plan import VALUED, GraphPlan, NodePlan, frozen_maker
+from halo_adapters.langgraph.native_channels import ChannelState, NativeTask
+from halo_adapters.langgraph.native_plan import GraphPlan, NodePlan, frozen_maker
 
-IGNORED_WRITES = frozenset({NO_WRITES, PUSH, RESUME, INTERRUPT, RETURN, ERROR, ERROR_SOURCE_NODE})
 UUID_EPOCH_100NS = 0x01B21DD213814000
 """100 ns intervals between the UUID epoch (1582-10-15) and the Unix epoch."""
 
@@ -73,41 +66,12 @@ make_scratchpad = frozen_maker(
 )
 
 
-class NativeTask:
-    """One execution of one node in one superstep."""
-
-    __slots__ = ("id", "input", "node", "ns", "path", "scratchpad", "sort_key", "timeout", "triggers", "writes")
-
-    def __init__(
-        self,
-        node: NodePlan,
-        input: Any,
-        id: str,
-        path: tuple[Any, ...],
-        sort_key: str,
-        triggers: tuple[str, ...],
-        scratchpad: PregelScratchpad,
-        timeout: TimeoutPolicy | None = None,
-    ) -> None:
-        self.node = node
-        self.input = input
-        self.id = id
-        self.ns = f"{node.name}:{id}"
-        self.path = path
-        self.sort_key = sort_key
-        self.triggers = triggers
-        self.scratchpad = scratchpad
-        self.timeout = timeout
-        self.writes: deque[tuple[str, Any]] = deque()
-
-
 class NativeRun:
     """One invocation of a graph. Holds no config of a task, so that a finished run is freed by reference counting."""
 
     __slots__ = (
         "call",
         "calls",
-        "channels",
         "checkpoint_id",
         "conf",
         "context",
@@ -118,7 +82,6 @@ class NativeRun:
         "interrupts",
         "latest",
         "limit",
-        "live",
         "loop",
         "manager",
         "max_concurrency",
@@ -127,14 +90,12 @@ class NativeRun:
         "plan",
         "rest",
         "run_id",
-        "seen",
+        "state",
         "step",
         "stop",
         "tags",
         "thread_id",
-        "top",
         "updated",
-        "versions",
     )
 
     def __init__(
@@ -164,13 +125,7 @@ class NativeRun:
         self.context = _coerce_context(plan.app.context_schema, context) or None
         self.control = RunControl()
         self._read_config(full)
-        self.channels: dict[str, BaseChannel[Any, Any, Any]] = {
-            name: spec.from_checkpoint(MISSING) for name, spec in plan.channels.items()
-        }
-        self.live: set[str] = set()
-        self.versions: dict[str, int] = {}
-        self.top: int | None = None
-        self.seen: dict[str, dict[str, int]] = {}
+        self.state = ChannelState(plan)
         self.latest: Any = None
         self.dirty = False
         self.interrupts: list[Any] = []
@@ -181,8 +136,8 @@ class NativeRun:
         self.stop = self.step + full["recursion_limit"] + 1
         if input is None:
             raise EmptyInputError(f"Received no input for {plan.app.input_channels}")
-        self.updated: set[str] = self._update_channels({START: [input]}, bump=False)
-        self.seen[INPUT] = {}
+        self.updated: set[str] = self.state.update({START: [input]}, bump=False)
+        self.state.seen[INPUT] = {}
         self._next_checkpoint()
 
     def _read_config(self, config: RunnableConfig) -> None:
@@ -227,7 +182,7 @@ class NativeRun:
 
     def after_tick(self, tasks: Sequence[NativeTask]) -> None:
         """End the superstep: apply the writes of its tasks and note whether output changed."""
-        self.updated = self.apply(tasks)
+        self.updated = self.state.apply(tasks)
         self._note_output(tasks)
         self._next_checkpoint()
         if self.step == 1:  # the first superstep is over; LangGraph unsets the flag there
@@ -243,7 +198,7 @@ class NativeRun:
                 self._read_output()
 
     def _read_output(self) -> None:
-        self.latest = read_channels(self.channels, self.plan.output_keys)
+        self.latest = read_channels(self.state.channels, self.plan.output_keys)
         self.dirty = False
 
     def result(self) -> Any:
@@ -265,14 +220,14 @@ class NativeRun:
             return
         found = tuple(interrupt.args[0]) if isinstance(interrupt.args[0], Sequence) else (interrupt.args[0],)
         self.interrupts.extend(found)
-        current = read_channels(self.channels, self.plan.output_keys)
+        current = read_channels(self.state.channels, self.plan.output_keys)
         self.latest = {**current, INTERRUPT: found} if isinstance(current, dict) else {INTERRUPT: found}
         self.dirty = False
 
     def after_interrupt(self, tasks: Sequence[NativeTask]) -> None:
         """End an interrupted run: writes of the tasks that did finish count."""
         if any(task.writes for task in tasks):
-            self.updated = self.apply(tasks)
+            self.updated = self.state.apply(tasks)
             self._note_output(tasks)
 
     def _next_checkpoint(self) -> None:
@@ -286,7 +241,7 @@ class NativeRun:
     def next_tasks(self) -> list[NativeTask]:
         """The tasks that the channels call for: first the Sends in order, then triggered nodes by name."""
         tasks: list[NativeTask] = []
-        sends = self.channels[TASKS]
+        sends = self.state.channels[TASKS]
         if sends.is_available():
             for index, packet in enumerate(sends.get()):
                 if (task := self._push_task(index, packet)) is not None:
@@ -299,27 +254,16 @@ class NativeRun:
                 if found := trigger_to_nodes.get(channel):
                     triggered.update(found)
             names = sorted(triggered) if len(triggered) > 1 else triggered
-        elif not self.versions:
+        elif not self.state.versions:
             names = ()
         else:
             names = self.plan.nodes
         inputs: dict[Any, Any] = {}
         for name in names:
             node = self.plan.nodes[name]
-            if self._triggered(node) and (task := self._pull_task(node, inputs)) is not None:
+            if self.state.triggered(node) and (task := self._pull_task(node, inputs)) is not None:
                 tasks.append(task)
         return tasks
-
-    def _triggered(self, node: NodePlan) -> bool:
-        if not self.versions:
-            return False
-        seen = self.seen.get(node.name)
-        for channel in node.pregel.triggers:
-            if self.channels[channel].is_available() and (
-                seen is None or self.versions.get(channel, 0) > seen.get(channel, 0)
-            ):
-                return True
-        return False
 
     def _task_id(self, key: bytes) -> str:
         digits = xxh3_128_hexdigest(self.checkpoint_id.encode() + key)
@@ -346,24 +290,9 @@ class NativeRun:
         if key in inputs:
             # as LangGraph does: nodes that read the same thing do not see each other's top-level mutations
             return copy(inputs[key])
-        value: Any
-        selected = node.pregel.channels
-        if isinstance(selected, str):
-            only = self.channels.get(selected)
-            if only is None or not only.is_available():
-                return MISSING
-            value = only.get()
-        else:
-            value = {}
-            for name in selected:
-                channel: Any = self.channels.get(name)
-                if type(channel) in VALUED:
-                    if channel.value is not MISSING:
-                        value[name] = channel.value
-                elif channel is None:
-                    value[name] = self.plan.managed[name].get(scratchpad)
-                elif channel.is_available():
-                    value[name] = channel.get()
+        value = self.state.read(node, scratchpad)
+        if value is MISSING:
+            return MISSING
         if node.pregel.mapper is not None:
             value = node.pregel.mapper(value)
         inputs[key] = value
@@ -382,76 +311,3 @@ class NativeRun:
         return NativeTask(
             node, packet.arg, task_id, path, task_path_str(path), (PUSH,), self._scratchpad(), packet.timeout
         )
-
-    # what writes do
-
-    def apply(self, tasks: Sequence[NativeTask]) -> set[str]:
-        """Apply the writes of a superstep, ordered by task path; returns the channels that changed and can trigger.
-
-        Raises:
-            InvalidUpdateError: a channel refuses its updates.
-        """
-        if len(tasks) > 1:
-            tasks = sorted(tasks, key=lambda task: task.sort_key)
-        versions = self.versions
-        for task in tasks:
-            seen = self.seen.setdefault(task.node.name, {})
-            for channel in task.triggers:
-                if channel in versions:
-                    seen[channel] = versions[channel]
-        following = self._following()
-        for task in tasks:
-            if task.triggers is task.node.triggers:
-                for channel in task.node.consumable:
-                    if self.channels[channel].consume():
-                        versions[channel] = self.top = following
-        pending: dict[str, list[Any]] = defaultdict(list)
-        for task in tasks:
-            for channel, value in task.writes:
-                if channel in self.channels:
-                    pending[channel].append(value)
-                elif channel not in IGNORED_WRITES:
-                    logger.warning(
-                        f"Task {task.node.name} with path {task.path} wrote to unknown channel {channel}, ignoring it."
-                    )
-        return self._update_channels(pending, bump=True, following=following)
-
-    def _following(self) -> int:
-        return 1 if self.top is None else self.top + 1
-
-    def _update_channels(
-        self, pending: Mapping[str, Sequence[Any]], *, bump: bool, following: int | None = None
-    ) -> set[str]:
-        if following is None:
-            following = self._following()
-        updated: set[str] = set()
-        channels, versions, restless = self.channels, self.versions, self.plan.restless
-        before, self.live = self.live, set()
-        for name, values in pending.items():
-            channel = channels[name]
-            if channel.update(values):
-                versions[name] = self.top = following
-                if channel.is_available():
-                    updated.add(name)
-                    if name in restless:
-                        self.live.add(name)
-            elif name in restless:
-                before.add(name)
-        if bump:
-            for name in before - updated:
-                channel = channels[name]
-                if channel.is_available():
-                    if channel.update(EMPTY_SEQ):
-                        versions[name] = self.top = following
-                        if channel.is_available():
-                            updated.add(name)
-                    if channel.is_available():
-                        self.live.add(name)
-            if self.plan.finishing and updated.isdisjoint(self.plan.trigger_to_nodes):
-                for name in self.plan.finishing:
-                    channel = channels[name]
-                    if channel.finish():
-                        versions[name] = self.top = following
-                        if channel.is_available():
-                            updated.add(name)
-        return updated
