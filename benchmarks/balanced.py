@@ -19,7 +19,7 @@ class BalancedChatOpenAI(ChatOpenAI):
 
     @classmethod
     def over(cls, urls: list[str], **settings: Any) -> BalancedChatOpenAI:
-        """One client per server, with connections of its own: LangChain's cached ones belong to the first event loop."""
+        """One client per server, with connections of its own (LangChain's cached ones belong to one event loop)."""
         balanced = cls(base_url=urls[0], **settings)
         balanced._servers = [ChatOpenAI(base_url=url, http_async_client=_client(), **settings) for url in urls]
         balanced._under_way = [0] * len(urls)

@@ -36,6 +36,8 @@ class BatchReport:
 
     batch: Batch
     app: App
+    graph: Any
+    """The compiled graph."""
     results: list[Any] = field(default_factory=list)
     """One entry per row, in input order: the result, the exception, or `MISSING` for a row that never ran."""
 
@@ -108,7 +110,7 @@ class _Rows:
         self.batch = self.executor.open_batch(
             graph.halo.name, journal=options.journal, merge=graph.halo.merge, on_change=options.on_change
         )
-        self.report = BatchReport(self.batch, graph.halo, [MISSING] * len(inputs))
+        self.report = BatchReport(self.batch, graph.halo, graph, [MISSING] * len(inputs))
         self._next = iter(range(len(inputs)))
         self._lock = threading.Lock()
         graph.halo.last_report = self.report
@@ -197,14 +199,21 @@ async def abatch_as_completed(
 
     async def work() -> None:
         while (i := rows.take()) is not None:
-            done.put_nowait((i, await rows.arun(i)))
+            try:
+                result = await rows.arun(i)
+            except asyncio.CancelledError:
+                raise
+            except BaseException as error:  # SystemExit and the like end the batch, they must not hang it
+                done.put_nowait((-1, error))
+                return
+            done.put_nowait((i, result))
 
     with relaxed_gc():
         tasks = [asyncio.create_task(work()) for _ in range(min(len(inputs), WORKERS))]
         try:
             for _ in inputs:
                 i, result = await done.get()
-                if isinstance(result, BaseException) and not return_exceptions:
+                if i < 0 or (isinstance(result, BaseException) and not return_exceptions):
                     raise result
                 yield i, result
         finally:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from langgraph.graph.state import CompiledStateGraph, ContextT, InputT, OutputT, StateT
+from langgraph.graph.state import CompiledStateGraph
 from langgraph.graph.state import StateGraph as LangGraphStateGraph
+from langgraph.typing import ContextT, InputT, OutputT, StateT
 
 from halo_adapters.langgraph.compiled import accelerate
 
@@ -13,7 +14,7 @@ from halo_adapters.langgraph.compiled import accelerate
 class StateGraph(LangGraphStateGraph[StateT, ContextT, InputT, OutputT]):
     """LangGraph's own `StateGraph`; only `compile` takes one keyword more."""
 
-    def compile(  # type: ignore[override]
+    def compile(
         self, *args: Any, backend: Literal["halo", "langgraph"] | None = None, **kwargs: Any
     ) -> CompiledStateGraph[StateT, ContextT, InputT, OutputT]:
         """As LangGraph's, plus `backend`. Raises `ConfigError` for an unknown backend."""

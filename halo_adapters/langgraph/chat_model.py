@@ -30,7 +30,7 @@ class HaloChatModel(BaseChatOpenAI):
     """
 
     model_name: str = Field(default="default", alias="model")
-    openai_api_key: SecretStr | None = Field(default=SecretStr("unused"), alias="api_key")  # type: ignore[assignment]
+    openai_api_key: SecretStr | None = Field(default=SecretStr("unused"), alias="api_key")
 
     @property
     def _llm_type(self) -> str:

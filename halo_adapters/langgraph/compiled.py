@@ -8,7 +8,7 @@ assignment across a second base. Everything that a graph does (invoke, events, t
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph.state import CompiledStateGraph
@@ -198,9 +198,9 @@ def accelerate(app: G, **options: Any) -> G:
 
     Options are those of `App`. Raises `TypeError` for anything that is not a compiled graph.
     """
-    if isinstance(app, HaloCompiledStateGraph | HaloPregel):
+    if isinstance(getattr(app, "halo", None), App):
         if options:
-            app.halo = App(app, **options)
+            app.halo = App(app, **options)  # type: ignore[attr-defined]
         return app
     if not isinstance(app, Pregel):
         raise TypeError(
@@ -208,10 +208,11 @@ def accelerate(app: G, **options: Any) -> G:
             "a StateGraph must be compiled first (builder.compile(backend='halo') does both)"
         )
     intercept.install()
+    changed: Any = app
     target = HaloCompiledStateGraph if isinstance(app, CompiledStateGraph) else HaloPregel
     if type(app) not in (CompiledStateGraph, Pregel):
         # A subclass of the user's own: put our overrides on top of it.
         target = _overrides(type(app))
-    app.__class__ = cast("type[Any]", target)
-    app.halo = App(app, **options)  # type: ignore[attr-defined]
+    changed.__class__ = target
+    changed.halo = App(app, **options)
     return app

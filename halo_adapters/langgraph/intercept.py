@@ -19,7 +19,7 @@ from typing import Any
 from langchain_core.language_models.chat_models import BaseChatModel
 
 from halo_adapters.langgraph.session import SESSION
-from halo_core.runtime import Run, get_executor
+from halo_core.runtime import Run
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +59,24 @@ class Route:
         raise NotImplementedError
 
 
+class _Original(Route):
+    """The route of calls that are left alone: the model's own method, marked as seen."""
+
+    def generate(self, run: Run, model: Any, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        return original(*args, **kwargs)
+
+    async def agenerate(self, run: Run, model: Any, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        return await original(*args, **kwargs)
+
+    def stream(self, run: Run, model: Any, original: Callable[..., Any], args: Any, kwargs: Any) -> Iterator[Any]:
+        return iter(original(*args, **kwargs))
+
+    def astream(self, run: Run, model: Any, original: Callable[..., Any], args: Any, kwargs: Any) -> AsyncIterator[Any]:
+        return aiter(original(*args, **kwargs))
+
+
+_ORIGINAL = _Original()
+
 ROUTES: list[Route] = []
 """Tried in order; the first that matches decides."""
 
@@ -94,9 +112,10 @@ def _route(
         if reason is None:
             return route, run
         leave_alone(run, model, reason)
-        return None
+        return _ORIGINAL, run
     if not any(route.matches(model, cls) for route in ROUTES for cls in _owners(type(model), method)):
         leave_alone(run, model, f"no route for {type(model).__name__}")
+        return _ORIGINAL, run
     return None
 
 
@@ -130,7 +149,7 @@ def get_executor_if_any() -> Any:
 
 
 def _wrap(owner: type[BaseChatModel], name: str, original: Callable[..., Any]) -> Callable[..., Any]:
-    wrapped: Callable[..., Any]
+    wrapped: Any
     if name == "_generate":
 
         @functools.wraps(original)
@@ -200,10 +219,11 @@ def _wrap(owner: type[BaseChatModel], name: str, original: Callable[..., Any]) -
                 yield chunk
 
         wrapped = astream
-    wrapped.__halo__ = True  # type: ignore[attr-defined]
+    wrapped.__halo__ = True
     # LangChain inspects the signature at every call; without this it would unwrap and rebuild it each time.
-    wrapped.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
-    return wrapped
+    wrapped.__signature__ = inspect.signature(original)
+    wrapper: Callable[..., Any] = wrapped
+    return wrapper
 
 
 def ensure(cls: type[BaseChatModel]) -> None:
@@ -287,8 +307,3 @@ def _entry(entry: Any) -> Any:
         return entry(self, *args, **kwargs)
 
     return call
-
-
-def active_executor() -> Any:
-    """The process's executor (made if need be); a seam for tests."""
-    return get_executor()

@@ -7,6 +7,7 @@ a model that is made while a node runs is not found, and one that is found may n
 from __future__ import annotations
 
 import functools
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -26,10 +27,11 @@ from langgraph.pregel import Pregel
 
 from halo_adapters.langgraph.lift_agent import agent_model
 from halo_adapters.langgraph.lift_code import (
-    FRAMEWORKS,
+    CLIENTS,
     NOTHING,
     code_digest,
     fields,
+    functions_of,
     is_a,
     is_library,
     method_of,
@@ -43,7 +45,7 @@ from halo_core.plan import PromptTemplate
 
 DEPTH = 12
 """References followed from a node to a model, at most."""
-OBJECTS = 5_000
+OBJECTS = 2_000
 """Objects looked at per node, at most."""
 
 _SCALARS = (str, bytes, bytearray, int, float, complex, bool, type(None), range, Enum)
@@ -93,7 +95,7 @@ def scan(target: Any, into: NodeInventory | None = None, scope: str = "") -> Nod
     `scope` begins every `found_in`.
     """
     found = into if into is not None else NodeInventory()
-    _Scan(found, scope).visit(target, "", 0)
+    _Scan(found, scope, frozenset(map(package_of, functions_of(target)))).visit(target, "", 0)
     if len(found.models) == 1 and len(found.templates) == 1 and found.models[0].prompt is None:
         found.models[0] = unpaired(found.models[0], found.templates[0][1])
     return found
@@ -102,9 +104,11 @@ def scan(target: Any, into: NodeInventory | None = None, scope: str = "") -> Nod
 class _Scan:
     """One walk over object references; every object is visited once."""
 
-    def __init__(self, found: NodeInventory, scope: str) -> None:
+    def __init__(self, found: NodeInventory, scope: str, home: frozenset[str]) -> None:
         self.found = found
         self.scope = scope
+        self.home = home
+        """Packages of the node's own functions: the user's, even where they are installed."""
         self.seen: dict[int, Any] = {}  # keeps what it has seen alive, so that ids stay unique
 
     def visit(self, value: Any, label: str, depth: int) -> None:
@@ -211,7 +215,7 @@ class _Scan:
                 self._model(agent.model, agent.bound, agent.prompt, agent.found_in)
             self._items(agent.rest, agent.found_in, depth)
             return
-        library = is_library(function)
+        library = is_library(function, self.home)
         if library:
             self._digest(f"{function.__module__}.{function.__qualname__}")
         else:
@@ -228,7 +232,7 @@ class _Scan:
         if isinstance(method.__func__, FunctionType):
             self._function(method.__func__, label, depth)
             for name, member in own_members(method.__func__, owner if is_a(owner, type) else type(owner)):
-                if not is_a(member, FunctionType) or not is_library(member):
+                if not is_a(member, FunctionType) or not is_library(member, self.home):
                     self.visit(member, f"self.{name}", depth + 1)
         if not is_a(owner, type):
             self.visit(owner, "self", depth + 1)
@@ -263,13 +267,13 @@ class _Scan:
             where = self.scope + label
             self.found.models.append(ModelUse(kind.__name__, "", server or None, found_in=where, client=True))
             return
-        if issubclass(kind, type) or (package not in FRAMEWORKS and is_library(kind)):
+        if issubclass(kind, type) or package in sys.stdlib_module_names or package in CLIENTS:
             wrapped = fields(value).get("__wrapped__")  # lru_cache and the like
             self.visit(wrapped, label, depth)
             return
         self._values(fields(value), label, depth)
         call = method_of(kind, "__call__")
-        if call is not None and not is_library(call):
+        if call is not None and not is_library(call, self.home):
             self.visit(MethodType(call, value), label, depth + 1)
 
     def _values(self, values: Mapping[str, Any], label: str, depth: int) -> None:

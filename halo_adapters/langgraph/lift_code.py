@@ -91,6 +91,7 @@ def all_code(code: CodeType) -> Iterator[CodeType]:
             yield from all_code(constant)
 
 
+@functools.lru_cache(maxsize=4096)
 def global_paths(code: CodeType) -> dict[tuple[str, ...], None]:
     """Global names that the code uses, each with the attributes it takes of it: `("settings", "MODEL")`."""
     paths: dict[tuple[str, ...], None] = {}
@@ -178,9 +179,38 @@ def own_members(function: FunctionType, cls: type) -> Iterator[tuple[str, Any]]:
 
 _PURE_BUILTINS = frozenset(
     {
-        "abs", "all", "any", "bool", "dict", "enumerate", "filter", "float", "frozenset", "getattr", "int",
-        "isinstance", "len", "list", "map", "max", "min", "next", "range", "reversed", "round", "set", "sorted",
-        "str", "sum", "tuple", "type", "zip", "ValueError", "KeyError", "TypeError", "RuntimeError",
+        "abs",
+        "all",
+        "any",
+        "bool",
+        "dict",
+        "enumerate",
+        "filter",
+        "float",
+        "frozenset",
+        "getattr",
+        "int",
+        "isinstance",
+        "len",
+        "list",
+        "map",
+        "max",
+        "min",
+        "next",
+        "range",
+        "reversed",
+        "round",
+        "set",
+        "sorted",
+        "str",
+        "sum",
+        "tuple",
+        "type",
+        "zip",
+        "ValueError",
+        "KeyError",
+        "TypeError",
+        "RuntimeError",
     }
 )
 """Builtins whose answer depends on nothing but their arguments."""
@@ -223,25 +253,60 @@ def package_of(value: Any) -> str:
 
 CLIENTS = frozenset(
     {
-        "openai", "anthropic", "httpx", "httpx2", "httpcore", "requests", "aiohttp", "boto3", "botocore",
-        "google", "grpc", "pydantic", "pydantic_core", "langsmith", "numpy", "torch", "transformers", "pandas",
-        "polars", "pyarrow", "sqlalchemy", "tiktoken", "networkx", "typing_extensions", "halo_core",
+        "openai",
+        "anthropic",
+        "httpx",
+        "httpx2",
+        "httpcore",
+        "requests",
+        "aiohttp",
+        "boto3",
+        "botocore",
+        "google",
+        "grpc",
+        "pydantic",
+        "pydantic_core",
+        "langsmith",
+        "numpy",
+        "torch",
+        "transformers",
+        "pandas",
+        "polars",
+        "pyarrow",
+        "sqlalchemy",
+        "tiktoken",
+        "networkx",
+        "typing_extensions",
+        "halo_core",
     }
 )
 """Packages whose objects are not looked into."""
 FRAMEWORKS = frozenset(
     {
-        "langchain", "langchain_core", "langchain_openai", "langchain_community", "langgraph", "langgraph_sdk",
+        "langchain",
+        "langchain_core",
+        "langchain_openai",
+        "langchain_community",
+        "langgraph",
+        "langgraph_sdk",
         "halo_adapters",
     }
 )
 """Packages whose objects hold what the user put there."""
 
 
-def is_library(value: Any) -> bool:
-    """Whether a class or function is a library's, not the user's."""
+def is_library(value: Any, home: frozenset[str] = frozenset()) -> bool:
+    """Whether a class or function is a library's, not the user's; `home` are installed packages that are the user's."""
     package = package_of(value)
-    return package in sys.stdlib_module_names or package in CLIENTS or package in FRAMEWORKS
+    if package in sys.stdlib_module_names or package in CLIENTS or package in FRAMEWORKS:
+        return True
+    return package not in home and _installed(package)
+
+
+@functools.lru_cache(maxsize=4096)
+def _installed(package: str) -> bool:
+    place = getattr(getattr(sys.modules.get(package), "__spec__", None), "origin", None) or ""
+    return "site-packages" in place or "dist-packages" in place
 
 
 def mentions(target: Any, cls: type) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
+from halo_adapters.langgraph.intercept import INSIDE, on_event_loop
 from halo_adapters.langgraph.session import SESSION, origin_of
 from halo_adapters.langgraph.wire import call_from_payload, name_of, resolve, unroutable
 from halo_core.errors import ConfigError, EngineDiedError, EngineError, EngineStartError, PromptTooLongError
@@ -91,7 +92,7 @@ async def forced_async_iterator(inner: AsyncIterator[Any]) -> AsyncIterator[Any]
 
 def _routed(client: Any, request: Any) -> tuple[Run, LLMCall] | None:
     run = SESSION.get()
-    if run is None or not (_direct or _FORCED.get()):
+    if run is None or not (_FORCED.get() or (_direct and not INSIDE.get())):
         return None
     if request.method != "POST" or not request.url.path.endswith(_PATH):
         return None
@@ -108,8 +109,6 @@ def _routed(client: Any, request: Any) -> tuple[Run, LLMCall] | None:
 
 def _send(original: Any) -> Any:
     def send(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-        from halo_adapters.langgraph.intercept import on_event_loop
-
         routed = None if on_event_loop() else _routed(self, request)
         if routed is None:
             return original(self, request, *args, **kwargs)
@@ -149,23 +148,31 @@ def _asend(original: Any) -> Any:
 def _sse(first: bytes | None, rest: Iterator[bytes]) -> Iterator[bytes]:
     if first is not None:
         yield b"data: " + first + b"\n\n"
-    for chunk in rest:
-        yield b"data: " + chunk + b"\n\n"
+    try:
+        for chunk in rest:
+            yield b"data: " + chunk + b"\n\n"
+    except EngineError as error:  # in the middle of a stream: as an event, which the SDK raises as its own error
+        yield b"data: " + error_body(error) + b"\n\n"
+        return
     yield b"data: [DONE]\n\n"
 
 
 async def _asse(first: bytes | None, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     if first is not None:
         yield b"data: " + first + b"\n\n"
-    async for chunk in rest:
-        yield b"data: " + chunk + b"\n\n"
+    try:
+        async for chunk in rest:
+            yield b"data: " + chunk + b"\n\n"
+    except EngineError as error:
+        yield b"data: " + error_body(error) + b"\n\n"
+        return
     yield b"data: [DONE]\n\n"
 
 
 def _http() -> Any:
-    from openai import _base_client
+    import httpx2  # what openai 3 is built on; patching httpx would miss it
 
-    return getattr(_base_client, "httpx2", None) or _base_client.httpx  # openai 3 is built on httpx2
+    return httpx2
 
 
 class _SyncEvents:

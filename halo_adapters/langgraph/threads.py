@@ -31,14 +31,14 @@ def lift_thread_cap(app: Any, executor: ThreadExecutor) -> None:
     Changes the nodes of this compiled graph only, never the builder, which other graphs may be compiled from.
     """
     for node in getattr(app, "nodes", {}).values():
-        bound = getattr(node, "bound", None)
+        bound: Any = getattr(node, "bound", None)
         # By name: the class is private to LangGraph, and importing private modules breaks on their next move.
         if type(bound).__name__ != "RunnableCallable" or getattr(bound, "func", None) is None:
             continue
         afunc = bound.afunc
         if not (isinstance(afunc, functools.partial) and getattr(afunc.func, "__name__", "") == "run_in_executor"):
             continue
-        clone = object.__new__(type(bound))
+        clone: Any = object.__new__(type(bound))
         clone.__dict__.update(bound.__dict__)
         clone.afunc = _on(executor, bound.func)
         node.bound = clone

@@ -6,7 +6,7 @@ import atexit
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -73,8 +73,8 @@ def exec_script(
         adapter.install(openai_sdk=openai_sdk)
     default_executor.uncap()
     executor = get_executor()
-    batches = _watch(executor, record)
-    ambient = executor.ambient(pin=True, journal=record)
+    batches = executor.share(record)
+    ambient = executor.ambient(pin=True)
     # At exit, not after the last line: threads that the script started are waited for in between.
     atexit.register(_end, executor, ambient, batches, record, quiet=quiet)
     code = program.run(arguments or [])
@@ -83,25 +83,6 @@ def exec_script(
     if record is not None and code:
         say(f"halo: finished calls are kept in {record.path}; to continue without repeating them: {again}")
     sys.exit(code)
-
-
-def _watch(executor: Executor, record: Journal | None) -> list[Batch]:
-    """A list that gets every batch opened from now on: those that the script opens with `.batch()` count as well.
-
-    They share the journal, and the numbering of equal rows, so that no two runs of the script are one to the journal.
-    """
-    opened: list[Batch] = []
-    original = executor.open_batch
-
-    def open_batch(name: str, *, journal: Journal | None = None, **options: Any) -> Batch:
-        batch = original(name, journal=journal or record, **options)
-        if opened:
-            batch._keys, batch._lock = opened[0]._keys, opened[0]._lock
-        opened.append(batch)
-        return batch
-
-    executor.open_batch = open_batch  # type: ignore[method-assign]
-    return opened
 
 
 def _end(executor: Executor, ambient: Batch, batches: list[Batch], record: Journal | None, *, quiet: bool) -> None:

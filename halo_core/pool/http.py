@@ -74,7 +74,9 @@ class Origin:
         return host if self.port in (0, 443 if self.tls else 80) else f"{host}:{self.port}"
 
     def __str__(self) -> str:
-        return f"unix:{self.socket_path}" if self.socket_path else f"{'https' if self.tls else 'http'}://{self.authority}"
+        return (
+            f"unix:{self.socket_path}" if self.socket_path else f"{'https' if self.tls else 'http'}://{self.authority}"
+        )
 
 
 @dataclass(slots=True, frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import concurrent.futures
+import contextvars
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -15,10 +16,12 @@ T = TypeVar("T")
 class Mailbox:
     """Runs callables on one loop from any thread; many posts cost one wake-up of the loop."""
 
-    __slots__ = ("_loop", "_posted", "_queue")
+    __slots__ = ("_context", "_loop", "_posted", "_queue")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        # Without a context of its own, each wake-up would run in (and tasks made there would keep) the poster's.
+        self._context = contextvars.Context()
         self._queue: collections.deque[tuple[Callable[..., object], tuple[Any, ...]]] = collections.deque()
         self._posted = False
 
@@ -27,7 +30,7 @@ class Mailbox:
         self._queue.append((function, args))
         if not self._posted:  # a lost race only costs one wake-up too many, never a lost message: see _drain
             self._posted = True
-            self._loop.call_soon_threadsafe(self._drain)
+            self._loop.call_soon_threadsafe(self._drain, context=self._context)
 
     def _drain(self) -> None:
         self._posted = False  # before emptying: whoever appends after this posts a new wake-up

@@ -82,11 +82,36 @@ class Memo:
         self._bytes = 0
 
 
+class RowKeys:
+    """Numbers equal rows, so that each keeps its key when the same rows come again in the same order."""
+
+    __slots__ = ("_lock", "_seen")
+
+    def __init__(self) -> None:
+        self._seen: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def key(self, content: str) -> str:
+        """The key of the next row with this canonical content."""
+        with self._lock:
+            n = self._seen[content]
+            self._seen[content] = n + 1
+        return f"{content}:{n}"
+
+
 class Batch:
     """A set of runs with one memo, made by `Executor.open_batch`; runs that apps start alone form an ambient batch."""
 
-    def __init__(self, name: str, *, merge: bool = True, on_change: Callable[[Batch], None] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        merge: bool = True,
+        on_change: Callable[[Batch], None] | None = None,
+        keys: RowKeys | None = None,
+    ) -> None:
         self.name = name
+        self.keys = keys or RowKeys()
         self.number = next(_batch_numbers)
         self.merge = merge
         self.stats = BatchStats()
@@ -96,16 +121,7 @@ class Batch:
         self.started_s = time.monotonic()
         self.errors: list[str] = []
         """Batch-wide trouble that did not stop it (a journal that could not be written, say)."""
-        self._keys: Counter[str] = Counter()
-        self._lock = threading.Lock()
         self._on_change = on_change
-
-    def row_key(self, content: str) -> str:
-        """A key for a row with this canonical content; the n-th equal row gets the n-th key."""
-        with self._lock:
-            n = self._keys[content]
-            self._keys[content] = n + 1
-        return f"{content}:{n}"
 
     def changed(self) -> None:
         """Something was counted; progress displays listen."""

@@ -16,7 +16,7 @@ from halo_core.pool.call import Completion, LLMCall, Usage
 from halo_core.pool.loop import mailbox_of
 from halo_core.pool.pool import EnginePool, get_pool
 from halo_core.runtime.admission import Admission
-from halo_core.runtime.batch import Batch, Run
+from halo_core.runtime.batch import Batch, RowKeys, Run
 from halo_core.runtime.dispatch import CHARS_PER_TOKEN, Dispatcher
 from halo_core.runtime.flight import Flight, How, JournalKey, MergeKey, Waiter
 from halo_core.runtime.journal import Journal
@@ -38,6 +38,9 @@ class Executor:
         self._arrivals = itertools.count()
         self._owners: dict[Flight, Batch] = {}
         self._journals: dict[int, Journal] = {}
+        self._shared_journal: Journal | None = None
+        self._shared_keys: RowKeys | None = None
+        self._opened: list[Batch] | None = None
         self._ambient: Batch | None = None
         self._ambient_runs = 0
         self._ambient_pinned = False
@@ -56,11 +59,24 @@ class Executor:
         on_change: Callable[[Batch], None] | None = None,
     ) -> Batch:
         """A new set of runs that share calls with each other."""
-        batch = Batch(name, merge=merge, on_change=on_change)
+        batch = Batch(name, merge=merge, on_change=on_change, keys=self._shared_keys)
+        journal = journal or self._shared_journal
         if journal is not None:
             self._journals[batch.number] = journal
         self.last_batch = batch
+        if self._opened is not None:
+            self._opened.append(batch)
         return batch
+
+    def share(self, journal: Journal | None) -> list[Batch]:
+        """From now on all batches write `journal` and number equal rows together; returns the list of those opened.
+
+        For a script that runs as one job (`halo exec`), however many batches it opens by itself.
+        """
+        self._shared_journal = journal
+        self._shared_keys = RowKeys()
+        self._opened = []
+        return self._opened
 
     def close_batch(self, batch: Batch) -> None:
         """All runs of the batch have ended."""
@@ -70,14 +86,14 @@ class Executor:
             batch.errors.append(str(journal.failed))
         self._mail.post(batch.memo.clear)
 
-    def ambient(self, *, journal: Journal | None = None, pin: bool = False) -> Batch:
+    def ambient(self, *, pin: bool = False) -> Batch:
         """The batch of runs that apps start by themselves; it lives while any of them is active.
 
         With `pin` it lives until `close_batch` (`halo exec`: the whole script is one batch).
         """
         with self._ambient_lock:
             if self._ambient is None:
-                self._ambient = self.open_batch("ambient", journal=journal)
+                self._ambient = self.open_batch("ambient")
             self._ambient_pinned = self._ambient_pinned or pin
             return self._ambient
 
@@ -86,7 +102,7 @@ class Executor:
 
         `key` identifies the row across restarts; by default it is made of the content and its n-th occurrence.
         """
-        run = Run(batch, key or batch.row_key(content), 0)
+        run = Run(batch, key or batch.keys.key(content), 0)
         batch.stats.rows += 1
         if batch is self._ambient:
             with self._ambient_lock:

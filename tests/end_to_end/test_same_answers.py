@@ -136,7 +136,11 @@ def transcript(out: Chat) -> list[tuple[str, Any, Any]]:
 def test_a_tools_agent_with_synchronous_nodes(real_urls: list[str]) -> None:
     ours, _ = models(real_urls, max_tokens=48)
     plain = ChatOpenAI(
-        model=MODEL, base_url=real_urls[0], temperature=0, max_tokens=48, api_key="unused"  # type: ignore[arg-type]
+        model=MODEL,
+        base_url=real_urls[0],
+        temperature=0,
+        max_tokens=48,
+        api_key="unused",  # type: ignore[arg-type]
     )
     texts = ["one two three", "a b", "one two three", "the quick brown fox", "hello", "a b", "x y z", "hello"]
     rows = [{"messages": [HumanMessage(f"How many words has this text: {text}")]} for text in texts]

@@ -25,7 +25,7 @@ from langgraph.prebuilt import ToolNode, create_react_agent
 from langgraph.runtime import Runtime
 from typing_extensions import TypedDict
 
-from halo_adapters.langgraph.inventory import NodeInventory, inventory, scan
+from halo_adapters.langgraph.inventory import OBJECTS, NodeInventory, inventory, scan
 from halo_adapters.langgraph.lift_models import ModelUse, model_use
 from halo_adapters.langgraph.lift_prompts import prompt_template
 from halo_core.plan import Sampling
@@ -393,3 +393,9 @@ def test_the_scan_is_bounded() -> None:
         deep = [deep]
     wide = [[n] for n in range(50_000)]
     assert scan(lambda state: (deep, wide)).models == []
+
+
+def test_a_node_that_holds_a_whole_framework_is_scanned_in_bounds(request: pytest.FixtureRequest) -> None:
+    found = scan(lambda state: (request, MODEL))
+    assert [use.name for use in found.models if use.found_in == "global 'MODEL'"] == ["small"]
+    assert len(found.digests) < 3 * OBJECTS
