@@ -95,14 +95,14 @@ def scan(target: Any, into: NodeInventory | None = None, scope: str = "") -> Nod
     `scope` begins every `found_in`.
     """
     found = into if into is not None else NodeInventory()
-    _Scan(found, scope, frozenset(map(package_of, functions_of(target)))).visit(target, "", 0)
+    _Scan(found, scope, frozenset(map(package_of, functions_of(target)))).run(target)
     if len(found.models) == 1 and len(found.templates) == 1 and found.models[0].prompt is None:
         found.models[0] = unpaired(found.models[0], found.templates[0][1])
     return found
 
 
 class _Scan:
-    """One walk over object references; every object is visited once."""
+    """One walk over object references, nearest first; every object is looked at once."""
 
     def __init__(self, found: NodeInventory, scope: str, home: frozenset[str]) -> None:
         self.found = found
@@ -110,9 +110,17 @@ class _Scan:
         self.home = home
         """Packages of the node's own functions: the user's, even where they are installed."""
         self.seen: dict[int, Any] = {}  # keeps what it has seen alive, so that ids stay unique
+        self.pending: deque[tuple[_Visit, Any, str, int, str]] = deque()
+
+    def run(self, target: Any) -> None:
+        """Look at everything that `target` reaches."""
+        self.visit(target, "", 0)
+        while self.pending:
+            look, value, label, depth, self.scope = self.pending.popleft()
+            look(self, value, label, depth)
 
     def visit(self, value: Any, label: str, depth: int) -> None:
-        """Look at `value`, which was reached by way of `label`."""
+        """Take note of `value`, which was reached by way of `label`, and look at it when its turn comes."""
         kind = type(value)
         if issubclass(kind, str):
             self._text(value)
@@ -122,11 +130,8 @@ class _Scan:
             self._model(value, {}, None, label)  # not marked as seen: each chain that holds it is another call
             return
         self.seen[id(value)] = value
-        for types, look in _VISITS:
-            if issubclass(kind, types):
-                look(self, value, label, depth)
-                return
-        self._object(value, label, depth)
+        look = next((look for types, look in _VISITS if issubclass(kind, types)), _Scan._object)
+        self.pending.append((look, value, label, depth, self.scope))
 
     # -- what is looked for --------------------------------------------------------------------------------------
 
