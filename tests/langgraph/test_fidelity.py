@@ -195,7 +195,6 @@ def test_errors_are_of_the_same_type(directive: str, way: Any, place: Place, stu
     assert got.status_code == expected.status_code
 
 
-@pytest.mark.xfail(strict=True, reason="sdk_hook lets Halo's own error out of a stream that has begun")
 @pytest.mark.parametrize("way", [in_stream, in_astream])
 def test_an_error_in_the_middle_of_a_stream_is_of_the_same_type(way: Any, place: Place, stub: StubServer) -> None:
     got, expected = both(place, stub, lambda: asked(way(place.model(), "stub:stream-error")))
