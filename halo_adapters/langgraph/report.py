@@ -250,12 +250,9 @@ def _trees(report: BatchReport, cells: Mapping[str, Cells]) -> list[Tree]:
 
 
 def _plans(report: BatchReport) -> list[tuple[str, Plan]]:
-    graph = getattr(report, "graph", None)
-    if graph is None:
-        return []
     try:
-        inner = [(f"inside {where!r}:", lift(inside)) for where, inside in nested(graph)]
-        return [("", report.app.plan(graph)), *inner]
+        inner = [(f"inside {where!r}:", lift(inside)) for where, inside in nested(report.graph)]
+        return [("", report.app.plan(report.graph)), *inner]
     except HaloError:
         return []  # what happened is told without the tree
 
