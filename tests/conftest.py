@@ -9,26 +9,27 @@ from typing import Any
 
 import pytest
 
+from halo_core.pool import EnginePool, PoolConfig, VLLMSpec
+
 MODEL = "smollm2"
 MODEL_PATH = Path(os.environ.get("HALO_CACHE", Path.home() / ".cache" / "halo")) / "models" / "SmolLM2-135M-Instruct"
 
 
 @pytest.fixture(scope="session")
-def real_engines() -> Iterator[list[Any]]:
-    """Running `VLLMEngine`s in a pool of their own; other pools may use their addresses."""
-    from halo_core.pool import EnginePool, PoolConfig, VLLMSpec
-
+def real_pool() -> Iterator[EnginePool]:
+    """A pool of its own with running vLLM engines; other pools may use their addresses."""
     if not (MODEL_PATH / "config.json").is_file():
         pytest.fail(f"the model is not at {MODEL_PATH}: run `make model` (make test does)")
     layout = "2x1" if (os.cpu_count() or 1) > 1 else "1x1"
     spec = VLLMSpec(model=MODEL, path=str(MODEL_PATH), layout=layout, dtype="float32", max_num_seqs=32)
     pool = EnginePool(PoolConfig(engines=(spec,)))
     pool.thread.run(pool.start(MODEL))
-    yield list(pool.group(MODEL).engines)
+    yield pool
     pool.close()
 
 
-@pytest.fixture(scope="session")
-def real_urls(real_engines: list[Any]) -> list[str]:
-    """The OpenAI-compatible addresses of the running engines."""
-    return [engine.base_url for engine in real_engines]
+@pytest.fixture
+def real_urls(real_pool: EnginePool) -> list[str]:
+    """The OpenAI-compatible addresses of the running engines (an engine that was restarted may have a new one)."""
+    engines: list[Any] = list(real_pool.group(MODEL).engines)
+    return [engine.base_url for engine in engines]

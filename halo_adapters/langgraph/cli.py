@@ -15,6 +15,7 @@ from halo_adapters.langgraph.batching import Options
 from halo_adapters.langgraph.compiled import accelerate
 from halo_adapters.langgraph.loops import iterate_async
 from halo_core.plan import Plan
+from halo_core.errors import LiftError
 from halo_core.runtime import Batch, Journal
 
 
@@ -69,7 +70,10 @@ class LangGraphAdapter:
         return str(app.last_run.explain_analyze()) if app.last_run is not None else ""
 
     def fingerprint(self, app: Any) -> str:
-        return f"langgraph:{app.halo.name}:{app.halo.plan(app).fingerprint}"
+        try:
+            return f"langgraph:{app.halo.name}:{app.halo.plan(app).fingerprint}"
+        except LiftError:  # a graph that cannot be lifted runs all the same
+            return f"langgraph:{app.halo.name}:not lifted"
 
     def install(self, *, openai_sdk: bool) -> None:
         patch.install(default="halo", openai_sdk=openai_sdk)

@@ -14,6 +14,7 @@ from concurrent.futures import Executor, Future
 from contextvars import copy_context
 from importlib.metadata import version
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from langchain_core.callbacks import AsyncCallbackManager, CallbackManager
 from langchain_core.runnables import Runnable, RunnableConfig
@@ -31,6 +32,7 @@ try:
     from halo_adapters.langgraph.native_plan import NotNative, graph_plan
     from halo_adapters.langgraph.native_run import NativeRun
     from halo_adapters.langgraph.native_task import arun_task, run_task
+    from halo_adapters.langgraph.native_threads import ThreadCalls
 
     MISSING_PRIVATE: str | None = None
 except ImportError as error:  # another LangGraph than the ones whose internals are mirrored
@@ -163,6 +165,7 @@ class NativeGraph:
             raise LiftError(f"graph {app.get_name()!r} cannot run natively: {reason}; run it with app.ainvoke")
         self.app = app
         self._plan = graph_plan(app, executor)
+        self._threads: WeakKeyDictionary[asyncio.AbstractEventLoop, ThreadCalls] = WeakKeyDictionary()
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, *, context: Any = None) -> Any:
         """What `app.ainvoke(input, config, context=context)` returns or raises.
@@ -171,7 +174,11 @@ class NativeGraph:
         """
         if isinstance(input, Command | Runnable):
             return await Pregel.ainvoke(self.app, input, config, context=context)
-        run = NativeRun(self._plan, input, config, context, AsyncCallbackManager, acall, asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        threads = self._threads.get(loop)
+        if threads is None:
+            threads = self._threads[loop] = ThreadCalls(loop, self._plan.executor)
+        run = NativeRun(self._plan, input, config, context, AsyncCallbackManager, acall, loop, threads)
         try:
             while tasks := run.tick():
                 try:

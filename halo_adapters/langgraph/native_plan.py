@@ -64,16 +64,17 @@ def frozen_maker(cls: type[T], *names: str) -> Callable[..., T]:
     known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
     if sorted(known) != sorted(names) or hasattr(cls, "__post_init__"):
         return lambda *values: cls(**dict(zip(names, values, strict=True)))  # another version's class
-    setters = [getattr(cls, name).__set__ for name in names]
-    new = object.__new__
-
-    def make(*values: Any) -> T:
-        made = new(cls)
-        for put, value in zip(setters, values, strict=True):
-            put(made, value)
-        return made
-
-    return make
+    lines = [
+        f"def make({', '.join(names)}):",
+        " made = new(cls)",
+        *(f" set_{n}(made, {n})" for n in names),
+        " return made",
+    ]
+    scope: dict[str, Any] = {"new": object.__new__, "cls": cls}
+    scope.update({f"set_{name}": getattr(cls, name).__set__ for name in names})
+    exec("\n".join(lines), scope)  # as the dataclass itself is made
+    made: Callable[..., T] = scope["make"]
+    return made
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,7 @@ from xxhash import xxh3_128_hexdigest
 
 from halo_adapters.langgraph.native_channels import ChannelState, NativeTask
 from halo_adapters.langgraph.native_plan import GraphPlan, NodePlan, frozen_maker
+from halo_adapters.langgraph.native_threads import ThreadCalls
 
 UUID_EPOCH_100NS = 0x01B21DD213814000
 """100 ns intervals between the UUID epoch (1582-10-15) and the Unix epoch."""
@@ -95,6 +96,7 @@ class NativeRun:
         "stop",
         "tags",
         "thread_id",
+        "threads",
         "updated",
     )
 
@@ -107,6 +109,7 @@ class NativeRun:
         manager: type[AsyncCallbackManager] | type[CallbackManager],
         call: Callable[..., Any],
         loop: asyncio.AbstractEventLoop | None = None,
+        threads: ThreadCalls | None = None,
     ) -> None:
         """Start a run and write its input to the START channel.
 
@@ -121,6 +124,7 @@ class NativeRun:
         self.manager = manager
         self.call = call
         self.loop = loop
+        self.threads = threads
         self.calls: Any = None
         self.context = _coerce_context(plan.app.context_schema, context) or None
         self.control = RunControl()
@@ -189,13 +193,16 @@ class NativeRun:
             self.conf.pop(CONFIG_KEY_RESUMING, None)
 
     def _note_output(self, tasks: Iterable[NativeTask]) -> None:
-        output = self.plan.output_set
-        if self.updated.isdisjoint(output):
+        output, stable = self.plan.output_set, self.plan.stable_output
+        if (stable and self.dirty) or self.updated.isdisjoint(output):
             return
-        if any(channel in output for task in tasks for channel, _ in task.writes):
-            self.dirty = True
-            if not self.plan.stable_output:
-                self._read_output()
+        for task in tasks:
+            for channel, _ in task.writes:
+                if channel in output:
+                    self.dirty = True
+                    if not stable:
+                        self._read_output()
+                    return
 
     def _read_output(self) -> None:
         self.latest = read_channels(self.state.channels, self.plan.output_keys)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from contextvars import Context, copy_context
 from functools import partial
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackManager
@@ -91,8 +91,8 @@ class Scope:
         self.run_id = uuid7()
         info = make_info(run.checkpoint_id, task.ns, task.id, run.thread_id, run.run_id, 1, time.time())
         self.runtime = make_runtime(run.context, None, discard, HEARTBEAT, None, info, None, run.control)
-        config: dict[str, Any] = {
-            **run.rest,
+        config: RunnableConfig = {
+            **run.rest,  # type: ignore[typeddict-item]
             "metadata": metadata,
             "callbacks": self.callbacks(self.run_id, [*self.tags, "seq:step:1"]),
             CONF: {
@@ -117,7 +117,7 @@ class Scope:
         }
         if self.tags:
             config["tags"] = list(self.tags)
-        self.config = cast(RunnableConfig, config)
+        self.config = config
 
     def callbacks(self, parent: UUID, tags: list[str]) -> BaseCallbackManager:
         """A callback manager with nobody listening, as LangGraph hands to a step; `tags` are all of its tags."""

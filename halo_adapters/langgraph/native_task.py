@@ -47,12 +47,12 @@ async def _arecurse(result: Runnable[Any, Any], value: Any, config: RunnableConf
 def _acall_function(
     run: NativeRun, function: FunctionPlan, value: Any, kwargs: dict[str, Any], context: Context
 ) -> Awaitable[Any]:
-    loop = asyncio.get_running_loop()
     if function.afunc is not None:
-        return loop.create_task(_await(function.afunc, value, kwargs), context=context)
+        return asyncio.get_running_loop().create_task(_await(function.afunc, value, kwargs), context=context)
     assert function.func is not None
     thread = context.copy()  # what the function sets in its thread is not seen by what follows here
-    return loop.run_in_executor(run.plan.executor, thread.run, _call_in_thread, function.func, value, kwargs)
+    assert run.threads is not None
+    return run.threads.call(thread.run, _call_in_thread, function.func, value, kwargs)
 
 
 async def _anode(run: NativeRun, task: NativeTask, scope: Scope) -> Any:
@@ -69,7 +69,7 @@ async def _anode(run: NativeRun, task: NativeTask, scope: Scope) -> Any:
         return result
     kwargs = arguments(node.function, scope.config, scope.runtime)
     result = await _acall_function(run, node.function, task.input, kwargs, context)
-    if node.function.recurse and isinstance(result, Runnable):
+    if type(result) is not dict and node.function.recurse and isinstance(result, Runnable):
         result = await asyncio.get_running_loop().create_task(
             _arecurse(result, task.input, scope.config), context=context
         )
@@ -89,7 +89,7 @@ def _node(task: NativeTask, scope: Scope) -> Any:
         return node.pregel.bound.invoke(task.input, scope.config)  # raises LangGraph's own TypeError
     kwargs = arguments(node.function, scope.config, scope.runtime)
     result = context.run(node.function.func, task.input, **kwargs)
-    if node.function.recurse and isinstance(result, Runnable):
+    if type(result) is not dict and node.function.recurse and isinstance(result, Runnable):
         result = context.run(result.invoke, task.input, scope.config)
     return result
 
@@ -114,7 +114,7 @@ async def _abranch(run: NativeRun, task: NativeTask, scope: Scope, branch: Branc
     else:
         kwargs = arguments(function, given, scope.runtime)
         choice = await _acall_function(run, function, value, kwargs, context_with(ambient))
-        if function.recurse and isinstance(choice, Runnable):
+        if type(choice) is not str and function.recurse and isinstance(choice, Runnable):
             choice = await choice.ainvoke(value, given)
     written = branch.spec._finish(branch.publish, result, choice, given)
     if written is not result and isinstance(written, Runnable):
@@ -129,7 +129,7 @@ def _branch(run: NativeRun, task: NativeTask, scope: Scope, branch: BranchPlan, 
         choice: Any = branch.spec.path.invoke(value, given)
     else:
         choice = context_with(ambient).run(function.func, value, **arguments(function, given, scope.runtime))
-        if function.recurse and isinstance(choice, Runnable):
+        if type(choice) is not str and function.recurse and isinstance(choice, Runnable):
             choice = choice.invoke(value, given)
     written = branch.spec._finish(branch.publish, result, choice, given)
     if written is not result and isinstance(written, Runnable):
@@ -150,8 +150,10 @@ def _parent_command(run: NativeRun, task: NativeTask, scope: Scope, error: Paren
 
 
 def _settle(task: NativeTask) -> None:
-    if all(channel in CONTROL_WRITES for channel, _ in task.writes):
-        task.writes.append((NO_WRITES, None))
+    for channel, _ in task.writes:
+        if channel not in CONTROL_WRITES:
+            return
+    task.writes.append((NO_WRITES, None))
 
 
 async def arun_task(run: NativeRun, task: NativeTask) -> None:

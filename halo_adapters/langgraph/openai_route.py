@@ -16,7 +16,7 @@ from halo_adapters.langgraph.intercept import Route, leave_alone
 from halo_adapters.langgraph.session import origin_of
 from halo_adapters.langgraph.wire import call_from_payload, name_of, resolve, unroutable
 from halo_core.errors import EngineError
-from halo_core.pool import Completion
+from halo_core.pool import Completion, LLMCall
 from halo_core.runtime import Run, get_executor
 
 
@@ -38,7 +38,7 @@ class OpenAIRoute(Route):
             leave_alone(run, model, reason or "")
             return original(*args, **kwargs)
         try:
-            completion = get_executor().call_blocking(run, call_from_payload(payload, served, origin_of(run)))
+            completion = get_executor().call_blocking(run, _call(run, payload, served, args, kwargs))
         except EngineError as error:
             _raise(error)
         return _result(model, payload, completion)
@@ -50,7 +50,7 @@ class OpenAIRoute(Route):
             leave_alone(run, model, reason or "")
             return await original(*args, **kwargs)
         try:
-            completion = await get_executor().call(run, call_from_payload(payload, served, origin_of(run)))
+            completion = await get_executor().call(run, _call(run, payload, served, args, kwargs))
         except EngineError as error:
             _raise(error)
         return _result(model, payload, completion)
@@ -70,6 +70,11 @@ def _payload(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[
     rest.pop("stream_usage", None)
     payload: dict[str, Any] = model._get_request_payload(messages, stop=stop, **rest)
     return payload
+
+
+def _call(run: Run, payload: dict[str, Any], served: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> LLMCall:
+    run_manager = args[2] if len(args) > 2 else kwargs.get("run_manager")
+    return call_from_payload(payload, served, origin_of(run, run_manager))
 
 
 def _reason(model: Any, payload: dict[str, Any]) -> tuple[str | None, str | None]:

@@ -29,17 +29,22 @@ def row_content(row: Any) -> str:
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
-def origin_of(run: Run) -> CallOrigin:
-    """Attribution of a model call that is being made now: the graph's node, its superstep and attempt."""
+def origin_of(run: Run, run_manager: Any = None) -> CallOrigin:
+    """Attribution of a model call that is being made now: the graph's node, its superstep and attempt.
+
+    Inside LCEL chains no config stands in the context; `run_manager`, which LangChain hands to the model, has the node
+    there too. The attempt is not in it, but a retry is a repetition within its run, so it is never answered from before.
+    """
     config = var_child_runnable_config.get()
-    if config is None:
-        return run.origin("(no node)")
-    metadata = config.get("metadata") or {}
     attempt = 1
-    runtime = (config.get("configurable") or {}).get("__pregel_runtime")
-    info = getattr(runtime, "execution_info", None)
-    if info is not None:
-        attempt = int(getattr(info, "node_attempt", 1) or 1)
+    if config is None:
+        metadata = getattr(run_manager, "metadata", None) or {}
+    else:
+        metadata = config.get("metadata") or {}
+        runtime = (config.get("configurable") or {}).get("__pregel_runtime")
+        info = getattr(runtime, "execution_info", None)
+        if info is not None:
+            attempt = int(getattr(info, "node_attempt", 1) or 1)
     return run.origin(
         str(metadata.get("langgraph_node", "(no node)")), int(metadata.get("langgraph_step", 0) or 0), attempt
     )

@@ -250,7 +250,10 @@ class VLLMEngine(EndpointEngine):
         return self._encode(wire)
 
     async def cache_events(self) -> AsyncIterator[CacheEvent]:
-        """What the engine stores and removes from now on; ends with the process. The first event is `cleared`."""
+        """What the engine stores and removes from now on; ends with the process. The first event is `cleared`.
+
+        vLLM tells of a step's changes when the step ends, and of a reset with the step that follows it.
+        """
         if self._health.state == "ready":
             async for event in subscribe(self._events_address, self._events_stopped):
                 yield event

@@ -326,3 +326,17 @@ def test_the_loop_may_change_between_batches() -> None:
     app = graph(asking(model()))
     for _ in range(3):
         assert len(asyncio.run(app.abatch([{"n": 1}, {"n": 2}]))) == 2
+
+
+def test_calls_inside_lcel_chains_are_attributed_to_their_node() -> None:
+    from langchain_core.output_parsers import StrOutputParser
+    from langchain_core.prompts import ChatPromptTemplate
+
+    chain = ChatPromptTemplate.from_messages([("user", "number {n}")]) | model() | StrOutputParser()
+    builder: Any = StateGraph(State)
+    builder.add_node("chain", chain | (lambda text: {"text": text}))
+    builder.add_edge(START, "chain")
+    for native in (True, False):
+        app = halo.accelerate(builder.compile(), native=native)
+        asyncio.run(app.abatch([{"n": 1}, {"n": 1}]))
+        assert list(app.last_run.stats.operators) == ["chain"]  # type: ignore[attr-defined]

@@ -12,7 +12,7 @@ from langgraph.channels import EphemeralValue, Topic
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, Overwrite, Send
 
-from tests.langgraph.test_native import Kit, Mode, judge
+from tests.langgraph.test_native import Kit, judge
 
 NAMES = ("a", "b", "c", "d", "e")
 POOL = ThreadPoolExecutor(8)
@@ -114,26 +114,16 @@ def build(shape: dict[str, Any], kit: Kit) -> Any:
     return graph.compile()
 
 
-def failures(shape: dict[str, Any]) -> int:
-    """Nodes that may fail: with several in one step, which one is reported is left to chance by LangGraph."""
-    return sum(node["raises_at"] is not None or node["result"][0] == "wrong" for node in shape["nodes"].values())
-
-
 @given(shape=shapes, n=st.integers(0, 1))
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 def test_random_graph(shape: dict[str, Any], n: int) -> None:
-    mode: Mode = "async"
-    if failures(shape) > 1:
-        for node in shape["nodes"].values():
-            node["raises_at"] = None
-            node["result"] = ("count",) if node["result"][0] == "wrong" else node["result"]
-    judge(lambda kit: build(shape, kit), [{"n": n, "log": ["in"]}], mode, POOL, {"recursion_limit": 9})
+    judge(lambda kit: build(shape, kit), [{"n": n, "log": ["in"]}], "async", POOL, {"recursion_limit": 9}, chances=40)
 
 
 @given(shape=shapes, n=st.integers(0, 1))
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 def test_random_graph_of_synchronous_nodes(shape: dict[str, Any], n: int) -> None:
-    for node in shape["nodes"].values():
+    for node in shape["nodes"].values():  # a failure keeps siblings from starting, or not: threads decide
         node["raises_at"] = None
         node["result"] = ("count",) if node["result"][0] == "wrong" else node["result"]
-    judge(lambda kit: build(shape, kit), [{"n": n, "log": ["in"]}], "sync", POOL, {"recursion_limit": 7})
+    judge(lambda kit: build(shape, kit), [{"n": n, "log": ["in"]}], "sync", POOL, {"recursion_limit": 7}, chances=40)

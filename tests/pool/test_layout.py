@@ -139,7 +139,7 @@ async def test_a_layout_that_does_not_come_up_loses(settings: VLLMSettings, monk
 
 async def test_no_layout_works(settings: VLLMSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Rates(monkeypatch, {}, broken=("1x2", "2x1"))
-    with pytest.raises(EngineStartError, match="no layout of m works.*out of memory"):
+    with pytest.raises(EngineStartError, match=r"no layout of m works.*out of memory"):
         await choose_layout("m", settings)
     assert remembered(tmp_path) == []
 
