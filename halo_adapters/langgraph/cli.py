@@ -14,8 +14,8 @@ from halo_adapters.langgraph import patch, session
 from halo_adapters.langgraph.batching import Options
 from halo_adapters.langgraph.compiled import accelerate
 from halo_adapters.langgraph.loops import iterate_async
-from halo_core.plan import Plan
 from halo_core.errors import LiftError
+from halo_core.plan import Plan
 from halo_core.runtime import Batch, Journal
 
 

@@ -8,6 +8,7 @@ declared ineligible, with the reason, and stays on Pregel.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future
@@ -300,31 +301,36 @@ def _superstep(run: NativeRun, tasks: Sequence[NativeTask]) -> None:
 class _Share:
     """The tasks of one superstep, taken one by one by whichever thread is free."""
 
-    def __init__(self, tasks: Sequence[NativeTask]) -> None:
+    def __init__(self, tasks: Sequence[NativeTask], at_once: int) -> None:
+        """`at_once`: how many tasks Pregel starts before it can learn of a failure; these run in any case."""
+        self.tasks = tasks
         self.results: list[BaseException | None] = [None] * len(tasks)
-        self._order = iter(enumerate(tasks))
+        self._limit = len(tasks)
+        self._at_once = at_once
+        self._next = 0
         self._lock = threading.Lock()
-        self._stopped = False
 
-    def take(self) -> tuple[int, NativeTask] | None:
+    def take(self) -> int | None:
         with self._lock:
-            return None if self._stopped else next(self._order, None)
+            if self._next >= self._limit:
+                return None
+            self._next += 1
+            return self._next - 1
 
     def work(self, run: NativeRun) -> None:
         """Run tasks until none is left or one has failed."""
-        while (taken := self.take()) is not None:
-            index, task = taken
+        while (index := self.take()) is not None:
             try:
-                copy_context().run(run_task, run, task)
+                copy_context().run(run_task, run, self.tasks[index])
             except BaseException as error:
                 self.results[index] = error
                 if not isinstance(error, GraphBubbleUp):
                     with self._lock:
-                        self._stopped = True
+                        self._limit = min(self._limit, self._at_once)
 
 
 def _gather(run: NativeRun, tasks: Sequence[NativeTask]) -> None:
-    share = _Share(tasks)
+    share = _Share(tasks, at_once=run.max_concurrency or min(32, (os.cpu_count() or 1) + 4))
     workers = min(len(tasks), run.max_concurrency or len(tasks)) - 1
     context = copy_context()
     others = [run.plan.executor.submit(context.copy().run, share.work, run) for _ in range(workers)]

@@ -33,7 +33,7 @@ def origin_of(run: Run, run_manager: Any = None) -> CallOrigin:
     """Attribution of a model call that is being made now: the graph's node, its superstep and attempt.
 
     Inside LCEL chains no config stands in the context; `run_manager`, which LangChain hands to the model, has the node
-    there too. The attempt is not in it, but a retry is a repetition within its run, so it is never answered from before.
+    there too. The attempt is not in it, but a retry is a repetition within its run, never answered from before.
     """
     config = var_child_runnable_config.get()
     attempt = 1

@@ -179,7 +179,7 @@ def test_tools_reach_the_prompt_and_forced_calls_come_back(engine: VLLMEngine) -
     choice = {"type": "function", "function": {"name": "get_weather"}}
     forced = on_loop(
         engine,
-        engine.complete(call("What is the weather in Oslo?", tools=[WEATHER], tool_choice=choice, max_tokens=60)),
+        engine.complete(call("What is the weather in Oslo?", tools=[WEATHER], tool_choice=choice, max_tokens=160)),
     )
     (tool_call,) = forced.parse()["choices"][0]["message"]["tool_calls"]
     assert tool_call["function"]["name"] == "get_weather"
