@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 import threading
@@ -17,12 +18,15 @@ from langchain_core.runnables import RunnableLambda
 from langchain_core.tracers.context import collect_runs
 from langgraph.cache.memory import InMemoryCache
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.graph import START, StateGraph
+from langgraph.graph import END, START, StateGraph
 from langgraph.store.memory import InMemoryStore
 from langgraph.types import CachePolicy, RetryPolicy
 from langsmith.run_helpers import tracing_context
 
 from halo_adapters.langgraph.native import NativeGraph, ineligible, ineligible_call
+from halo_adapters.langgraph.native_channels import NativeTask
+from halo_adapters.langgraph.native_run import NativeRun
+from halo_adapters.langgraph.native_scope import Scope
 from halo_core.errors import LiftError
 from tests.langgraph.test_native import Log
 
@@ -261,37 +265,35 @@ def test_invoke_from_within_a_full_executor_does_not_wait_for_it() -> None:
         assert all(row.result(timeout=60)["log"] == ["x"] * 4 for row in rows)
 
 
-def test_runs_leave_no_garbage_cycles(pool: ThreadPoolExecutor) -> None:
-    import gc
-
-    builder = StateGraph(Log)
-
+def test_runs_are_freed_without_the_garbage_collector(pool: ThreadPoolExecutor) -> None:
     async def node(state: Any) -> Any:
         await asyncio.sleep(0)
         return {"log": ["x"]}
 
+    builder = StateGraph(Log)
     for name in "abcd":
         builder.add_node(name, node).add_edge(START, name)
     builder.add_node("last", node).add_edge(list("abcd"), "last")
-    builder.add_conditional_edges("last", node_route, ["a", "__end__"])
+    builder.add_node("thread", lambda state: None).add_edge("last", "thread")
+    builder.add_conditional_edges("last", node_route, ["a", END])
     native = NativeGraph(builder.compile(), pool)
 
-    async def rows(count: int) -> int:
-        await native.ainvoke({"n": 0})
-        gc.collect()
+    async def left() -> list[Any]:
         gc.disable()
         try:
-            for i in range(count):
+            for i in range(10):
                 await native.ainvoke({"n": i})
-            return gc.collect()
+            await asyncio.sleep(0)
+            return [type(each) for each in gc.get_objects() if isinstance(each, NativeRun | NativeTask | Scope)]
         finally:
             gc.enable()
 
-    assert asyncio.run(rows(50)) < 50
+    gc.collect()
+    assert asyncio.run(left()) == []
 
 
 async def node_route(state: Any) -> str:
-    return "__end__"
+    return END
 
 
 def test_another_langgraph_is_left_alone() -> None:
@@ -300,7 +302,7 @@ def test_another_langgraph_is_left_alone() -> None:
 import sys
 import langgraph.graph.state
 sys.modules["langgraph.pregel._task_status"] = None
-from langgraph.graph import START, StateGraph
+from langgraph.graph import END, START, StateGraph
 from halo_adapters.langgraph.native import ineligible
 app = StateGraph(dict).add_node("a", lambda s: s).add_edge(START, "a").compile()
 print(ineligible(app))
