@@ -10,7 +10,7 @@ import asyncio
 import copy
 import operator
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import fields, is_dataclass
@@ -30,6 +30,7 @@ UUID = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 COLOUR: ContextVar[str] = ContextVar("colour", default="none")
 Mode = Literal["async", "sync"]
+THREADS = ThreadPoolExecutor(8)
 
 
 def plain(value: Any) -> Any:
@@ -118,17 +119,10 @@ def by_step(events: list[tuple[Any, ...]], ordered: bool) -> list[Any]:
     return events if ordered else sorted(events, key=lambda event: (event[0], repr(event)))
 
 
-@pytest.fixture(scope="module")
-def threads() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(8) as pool:
-        yield pool
-
-
 def judge(
     make: Callable[[Kit], Any],
     inputs: list[Any],
     mode: Mode,
-    threads: ThreadPoolExecutor,
     config: dict[str, Any] | None = None,
     *,
     same_events: bool = True,
@@ -148,7 +142,7 @@ def judge(
                 kit = Kit(mode)
                 app = make(kit)
                 assert ineligible(app) is None
-                invoke = getattr(NativeGraph(app, threads) if native else app, way)  # noqa: B023
+                invoke = getattr(NativeGraph(app, THREADS) if native else app, way)  # noqa: B023
                 call = partial(invoke, copy.deepcopy(value), config, **options)  # noqa: B023
                 result = outcome(partial(asyncio.run, _await(call)) if way == "ainvoke" else call)  # noqa: B023
                 return result, by_step(kit.events, ordered=mode == "async")
@@ -366,20 +360,20 @@ SHAPES: dict[str, tuple[Callable[[Kit], Any], list[Any]]] = {
 
 @pytest.mark.parametrize("mode", ["async", "sync"])
 @pytest.mark.parametrize("name", SHAPES)
-def test_shape(name: str, mode: Mode, threads: ThreadPoolExecutor) -> None:
+def test_shape(name: str, mode: Mode) -> None:
     make, inputs = SHAPES[name]
-    judge(make, inputs, mode, threads)
+    judge(make, inputs, mode)
 
 
 @pytest.mark.parametrize("mode", ["async", "sync"])
-def test_failing_sibling(mode: Mode, threads: ThreadPoolExecutor) -> None:
+def test_failing_sibling(mode: Mode) -> None:
     # which siblings get as far as starting is up to the threads
-    judge(failing_sibling, [{"n": 1}], mode, threads, same_events=mode == "async")
+    judge(failing_sibling, [{"n": 1}], mode, same_events=mode == "async")
 
 
 @pytest.mark.parametrize("limit", [0, 1, 2, 3, 4, 5, 6, 7])
-def test_recursion_limit(limit: int, threads: ThreadPoolExecutor) -> None:
-    judge(looping, [{"n": 2}], "async", threads, {"recursion_limit": limit})
+def test_recursion_limit(limit: int) -> None:
+    judge(looping, [{"n": 2}], "async", {"recursion_limit": limit})
 
 
 @pytest.mark.parametrize(
@@ -394,11 +388,11 @@ def test_recursion_limit(limit: int, threads: ThreadPoolExecutor) -> None:
 )
 @pytest.mark.parametrize("mode", ["async", "sync"])
 @pytest.mark.parametrize("make", [routed, diamond, map_reduce])
-def test_config(make: Callable[[Kit], Any], mode: Mode, config: dict[str, Any], threads: ThreadPoolExecutor) -> None:
-    judge(make, [{"n": 3}], mode, threads, config)
+def test_config(make: Callable[[Kit], Any], mode: Mode, config: dict[str, Any]) -> None:
+    judge(make, [{"n": 3}], mode, config)
 
 
-def test_bound_config(threads: ThreadPoolExecutor) -> None:
+def test_bound_config() -> None:
     bound = {"recursion_limit": 4, "tags": ["bound"], "metadata": {"b": 1}, "configurable": {"k": 1}}
     given = {"tags": ["given"], "metadata": {"b": 2}, "configurable": {"j": 2}}
-    judge(lambda kit: looping(kit).with_config(bound), [{"n": 1}, {"n": 3}], "async", threads, given)
+    judge(lambda kit: looping(kit).with_config(bound), [{"n": 1}, {"n": 3}], "async", given)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, TypedDict
 
 from hypothesis import HealthCheck, given, settings
@@ -15,7 +14,6 @@ from langgraph.types import Command, Overwrite, Send
 from tests.langgraph.test_native import Kit, judge
 
 NAMES = ("a", "b", "c", "d", "e")
-POOL = ThreadPoolExecutor(8)
 
 
 class State(TypedDict, total=False):
@@ -117,7 +115,7 @@ def build(shape: dict[str, Any], kit: Kit) -> Any:
 @given(shape=shapes, n=st.integers(0, 1))
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 def test_random_graph(shape: dict[str, Any], n: int) -> None:
-    judge(lambda kit: build(shape, kit), [{"n": n, "log": ["in"]}], "async", POOL, {"recursion_limit": 9}, chances=40)
+    judge(lambda kit: build(shape, kit), [{"n": n, "log": ["in"]}], "async", {"recursion_limit": 9}, chances=40)
 
 
 @given(shape=shapes, n=st.integers(0, 1))
@@ -126,4 +124,4 @@ def test_random_graph_of_synchronous_nodes(shape: dict[str, Any], n: int) -> Non
     for node in shape["nodes"].values():  # a failure keeps siblings from starting, or not: threads decide
         node["raises_at"] = None
         node["result"] = ("count",) if node["result"][0] == "wrong" else node["result"]
-    judge(lambda kit: build(shape, kit), [{"n": n, "log": ["in"]}], "sync", POOL, {"recursion_limit": 7}, chances=40)
+    judge(lambda kit: build(shape, kit), [{"n": n, "log": ["in"]}], "sync", {"recursion_limit": 7}, chances=40)
