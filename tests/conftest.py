@@ -33,3 +33,9 @@ def real_urls(real_pool: EnginePool) -> list[str]:
     """The OpenAI-compatible addresses of the running engines (an engine that was restarted may have a new one)."""
     engines: list[Any] = list(real_pool.group(MODEL).engines)
     return [engine.base_url for engine in engines]
+
+
+@pytest.fixture
+def real_engines(real_pool: EnginePool) -> list[Any]:
+    """The running `VLLMEngine`s."""
+    return list(real_pool.group(MODEL).engines)
