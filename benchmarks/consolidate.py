@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import logging
 import multiprocessing
 import os
-import platform
 import resource
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from halo_core import __version__
+import typer
+
+from benchmarks.measure import machine, versions, write
 from halo_core.plan import (
     Edge,
     Exit,
@@ -126,31 +125,28 @@ def _peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
-def main() -> None:
-    """Measure each size in a process of its own and write the results."""
+def main(
+    rows: Annotated[list[int] | None, typer.Option("--rows", help="Sizes; may be repeated.")] = None,
+    trials: Annotated[int, typer.Option(help="Trials of each size.")] = 3,
+    json_: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
+) -> None:
+    """Time and memory of consolidate(plan, rows), 10 operators, each size in a process of its own."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, help="where to write the results")
-    parser.add_argument("--rows", type=int, nargs="+", default=list(ROWS))
-    parser.add_argument("--trials", type=int, default=3)
-    arguments = parser.parse_args()
     runs: list[dict[str, Any]] = []
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        for rows in arguments.rows:
-            for trial in range(arguments.trials):
-                run = {"system": "halo", "trial": trial, **pool.apply(measure, (rows,))}
+        for size in rows or ROWS:
+            for trial in range(trials):
+                run = {"system": "halo", "trial": trial, **pool.apply(measure, (size,))}
                 logger.info("%s", run)
                 runs.append(run)
     result = {
         "workload": "consolidate: 10 operators, every second row repeats an earlier one",
-        "machine": {"cpus": os.cpu_count(), "platform": platform.platform(), "load": os.getloadavg()},
-        "versions": {"halo": __version__, "python": platform.python_version()},
+        "machine": machine(),
+        "versions": versions(),
         "runs": runs,
     }
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+    write(result, json_)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

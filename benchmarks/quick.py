@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 RUNS = (
-    ("consolidate", ["--rows", "5000", "10000", "--trials", "1"]),
+    ("consolidate", ["--rows", "5000", "--rows", "10000", "--trials", "1"]),
     ("overhead", ["--rows", "500", "--baseline-rows", "100", "--trials", "1"]),
     ("demo", ["--rows", "8", "--trials", "1", "--layout", "2x1", "--repeats", "half"]),
 )
