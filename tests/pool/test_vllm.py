@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 
 import pytest
 
-from halo_core.errors import EngineError, PromptTooLongError
+from halo_core.errors import EngineError, EngineStartError, PromptTooLongError
 from halo_core.pool.call import Completion, LLMCall
 from halo_core.pool.engine import CacheEvent
 from halo_core.pool.vllm import VLLMEngine
+from halo_core.pool.vllm_command import VLLMSettings, find_model
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 T = TypeVar("T")
@@ -209,3 +210,27 @@ def test_a_second_start_changes_nothing(engine: VLLMEngine) -> None:
     pid = engine.pid
     on_loop(engine, engine.start())
     assert engine.pid == pid
+
+
+@pytest.mark.parametrize(
+    ("settings", "cause", "cure"),
+    [
+        (VLLMSettings(find_model("SmolLM2-135M-Instruct"), dtype="float99"), "float99", "Give a dtype"),
+        (
+            VLLMSettings(find_model("SmolLM2-135M-Instruct"), kv_cache_gib=9999),
+            "Available memory",
+            "lower kv_cache_gib",
+        ),
+        (VLLMSettings(find_model("SmolLM2-135M-Instruct"), kv_cache_gib=0.1), "KV cache", "Lower max_model_len"),
+    ],
+)
+async def test_a_start_that_vllm_refuses_is_explained(settings: VLLMSettings, cause: str, cure: str) -> None:
+    engine = VLLMEngine("refused", "smollm2", settings)
+    with pytest.raises(EngineStartError) as failure:
+        await engine.start()
+    first = str(failure.value).splitlines()[0]
+    assert cause in first
+    assert cure in first
+    assert engine.pid is None or engine.health.state == "dead"
+    await engine.close()
+    assert engine.pid is None
