@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
 from concurrent.futures import Executor as ThreadExecutor
@@ -38,7 +39,13 @@ class App:
         threads.lift_thread_cap(app, self.threads)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> App:
-        return self
+        return self.fresh()
+
+    def fresh(self) -> App:
+        """The same options for a copy of the graph, which may differ in what decides how it can run (checkpointer)."""
+        other = copy.copy(self)
+        other._native_graph, other._reason, other._judged, other._plan = None, None, False, None
+        return other
 
     def native_for(self, app: Any, config: Any, kwargs: dict[str, Any]) -> NativeGraph | None:
         """The native executor, where this invocation may use it."""
@@ -52,7 +59,8 @@ class App:
             if self._reason is None:
                 self._native_graph = native.NativeGraph(app, self.threads)
             logger.debug("%s runs on %s", self.name, self._reason or "the native executor")
-        if self._native_graph is None or native.ineligible_call(config, **kwargs) is not None:
+        options = {name: value for name, value in kwargs.items() if name != "context"}
+        if self._native_graph is None or native.ineligible_call(config, **options) is not None:
             return None
         return self._native_graph
 

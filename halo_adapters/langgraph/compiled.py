@@ -28,7 +28,7 @@ def _overrides(base: type[Pregel[Any, Any, Any, Any]]) -> type[Pregel[Any, Any, 
 
         def copy(self, update: dict[str, Any] | None = None) -> Any:
             copied = super().copy(update)  # calls __init__ with __dict__; drops keys that it does not know
-            copied.halo = self.halo
+            copied.halo = self.halo.fresh()
             return copied
 
         # -- one run -----------------------------------------------------------------------------------------
@@ -81,7 +81,7 @@ def _overrides(base: type[Pregel[Any, Any, Any, Any]]) -> type[Pregel[Any, Any, 
             failed = True
             token = SESSION.set(run)
             try:
-                result = native.invoke(input, config)
+                result = native.invoke(input, config, context=kwargs.get("context"))
                 failed = False
                 return result
             finally:
@@ -97,7 +97,7 @@ def _overrides(base: type[Pregel[Any, Any, Any, Any]]) -> type[Pregel[Any, Any, 
             failed = True
             token = SESSION.set(run)
             try:
-                result = await native.ainvoke(input, config)
+                result = await native.ainvoke(input, config, context=kwargs.get("context"))
                 failed = False
                 return result
             finally:

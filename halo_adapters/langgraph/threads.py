@@ -50,6 +50,14 @@ def _on(executor: ThreadExecutor, func: Any) -> Any:
     async def run(*args: Any, **kwargs: Any) -> Any:
         context = copy_context()  # an explicit executor gets no context of its own accord
         call = functools.partial(context.run, func, *args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(executor, call)
+        return await asyncio.get_running_loop().run_in_executor(executor, _without_stop_iteration, call)
 
+    run.__halo_in_thread__ = True  # type: ignore[attr-defined]  # the native executor has a shorter way to a thread
     return run
+
+
+def _without_stop_iteration(call: Any) -> Any:
+    try:
+        return call()
+    except StopIteration as error:  # cannot be set on a future: its waiter would wait for ever
+        raise RuntimeError("a node raised StopIteration") from error

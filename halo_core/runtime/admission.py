@@ -19,6 +19,8 @@ GAP_S = 0.05
 TICK_S = 0.02
 MAX_ACTIVE_FACTOR = 8
 """Never more active runs than this many times the target, whatever they wait for (bounds memory)."""
+FIRST_SHARE = 4
+"""One in so many of the target is let in at once; how many calls a run makes at a time is seen from these."""
 STALL_TICKS = 25
 """After so many ticks without any call under way one run is let in anyway: it may be what the others wait for."""
 
@@ -34,6 +36,7 @@ class Admission:
         self._ticker: asyncio.TimerHandle | None = None
         self._stalled_ticks = 0
         self._serial = 0
+        self._fan_out = 1.0
 
     @property
     def active(self) -> int:
@@ -59,22 +62,29 @@ class Admission:
         self._admit()
 
     def _load(self) -> int:
+        """Calls on their way or about to be made, and the number of calls that a calling run makes at a time."""
         now = time.monotonic()
-        load = 0
+        load, calls, callers = 0, 0, 0
         for run in self._active:
             if run.calling:
-                load += run.calling
+                calls += run.calling
+                callers += 1
             elif not run.following and now - run.idle_since < GAP_S:
                 load += 1
-        return load
+        if callers:
+            self._fan_out = max(calls / callers, 0.9 * self._fan_out)
+        return calls + load
 
     def _admit(self) -> None:
         if not self._waiting:
             return
         target = max(self._target(), 1)
-        room = target - len(self._active)  # the cheap bound first: below it nothing needs counting
+        room = target // FIRST_SHARE - len(self._active)  # the cheap bound first: below it nothing needs counting
         if room <= 0:
-            room = min(target - self._load(), MAX_ACTIVE_FACTOR * target - len(self._active))
+            room = int((target - self._load()) / self._fan_out)
+            room = min(room, MAX_ACTIVE_FACTOR * target - len(self._active))
+        if not self._active:
+            room = max(room, 1)
         while self._waiting and room > 0:
             if not self._begin_next():
                 break

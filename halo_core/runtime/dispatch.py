@@ -238,7 +238,8 @@ class Dispatcher:
 
     async def _fly(self, flight: Flight, station: Station) -> None:
         engine = station.engine
-        call = flight.call if flight.call.model == engine.model else replace(flight.call, model=engine.model)
+        # Where the engine has priorities, its own queue keeps our order too.
+        call = replace(flight.call, model=engine.model, priority=flight.call.priority + flight.order[0])
         completion: Completion | None = None
         error: BaseException | None = None
         try:

@@ -340,3 +340,24 @@ def test_calls_inside_lcel_chains_are_attributed_to_their_node() -> None:
         app = halo.accelerate(builder.compile(), native=native)
         asyncio.run(app.abatch([{"n": 1}, {"n": 1}]))
         assert list(app.last_run.stats.operators) == ["chain"]  # type: ignore[attr-defined]
+
+
+def test_a_copy_with_a_checkpointer_uses_it() -> None:
+    from langgraph.checkpoint.memory import InMemorySaver
+
+    app = graph(asking(model()))
+    asyncio.run(app.ainvoke({"n": 1}))  # the graph itself runs natively
+    assert app.halo.why_not_native(app) is None
+    kept = app.copy(update={"checkpointer": InMemorySaver()})
+    config = {"configurable": {"thread_id": "1"}}
+    asyncio.run(kept.ainvoke({"n": 1}, config))
+    assert kept.get_state(config).values["n"] == 1
+
+
+def test_a_synchronous_node_that_raises_stop_iteration_does_not_hang() -> None:
+    def stop(state: State) -> State:
+        raise StopIteration
+
+    app = halo.accelerate(graph(stop), native=False)
+    outs = asyncio.run(asyncio.wait_for(app.abatch([{"n": 1}], return_exceptions=True), 20))
+    assert isinstance(outs[0], RuntimeError)
