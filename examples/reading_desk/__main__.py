@@ -11,7 +11,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.panel import Panel
 from rich.table import Table
 
 import halo_adapters.langgraph as halo
@@ -62,7 +61,9 @@ async def run_plain(rows: list[Any], urls: list[str]) -> tuple[list[Any], float]
 
 def main() -> None:
     """Run both and report."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
+    logging.basicConfig(
+        level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
+    )
     for noisy in ("httpx", "httpx2", "openai"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     rows = [json.loads(line) for line in (HERE / "rows.jsonl").read_text("utf-8").splitlines()]
@@ -102,7 +103,8 @@ def report(
     with ANSWERS.open("w", encoding="utf-8") as file:
         for out in outs:
             file.write(json.dumps({"error": repr(out)} if isinstance(out, BaseException) else out) + "\n")
-    console.print(Panel(analysis, title="explain analyze", expand=False))
+    console.rule("explain analyze")
+    console.print(analysis, markup=False, highlight=False, soft_wrap=True)
     same = sum(a == b for a, b in zip(outs, plain, strict=True))
     figures = Table(title="24 rows, 4 model calls each" if len(rows) == 24 else f"{len(rows)} rows")
     figures.add_column("")
