@@ -8,7 +8,7 @@ uncached prompt is least. Calls that share a long prefix that no engine holds wa
 from __future__ import annotations
 
 import asyncio
-import heapq
+import bisect
 import logging
 from collections import Counter
 from collections.abc import Callable
@@ -28,6 +28,8 @@ CHARS_PER_TOKEN = 4.0
 CHUNK_TOKENS = CHUNK_CHARS / CHARS_PER_TOKEN
 MIN_WARM_CHUNKS = 3
 """A shared prefix below this (about 200 tokens) is cheaper to compute twice than to wait for."""
+LOOK_AHEAD = 16
+"""Calls that are considered for an engine at a time: order may be broken by so many places, not more."""
 MAX_TRIES = 4
 DEFAULT_ANSWER_TOKENS = 64.0
 
@@ -57,7 +59,8 @@ class Station:
     @property
     def free(self) -> bool:
         """Whether the engine takes another call now."""
-        return self.engine.health.state == "ready" and len(self.in_flight) < self.engine.capacity.slots
+        held = sum(map(len, self.warming.values())) if self.warming else 0
+        return self.engine.health.state == "ready" and len(self.in_flight) + held < self.engine.capacity.slots
 
 
 class Dispatcher:
@@ -89,7 +92,7 @@ class Dispatcher:
 
     def add(self, flight: Flight) -> None:
         """Take charge of a flight; `land` is called exactly once with its outcome unless it is cancelled."""
-        heapq.heappush(self._ready, flight)
+        bisect.insort(self._ready, flight)
         _add(self._ready_chunks, flight.chain)
         self._pump_soon()
 
@@ -98,6 +101,9 @@ class Dispatcher:
         flight.abandoned = True
         if flight.task is not None:
             flight.task.cancel()
+        elif flight in self._ready:
+            self._ready.remove(flight)
+            _remove(self._ready_chunks, flight.chain)
 
     @property
     def backlog(self) -> int:
@@ -144,17 +150,23 @@ class Dispatcher:
             free = [station for station in stations if station.free]
             if not free:
                 return
-            flight = self._pop()
-            if flight.abandoned:
-                continue
-            station = min(free, key=lambda s: s.load_units + self._cost(flight, s))
+            flight, station = self._next(free)
             if not self._hold_or_warm(flight, station):
                 self._send(flight, station)
 
-    def _pop(self) -> Flight:
-        flight = heapq.heappop(self._ready)
+    def _next(self, free: list[Station]) -> tuple[Flight, Station]:
+        """Of the first calls in order, the pair of call and engine that is expected to end first.
+
+        So an engine takes the calls whose prefix it holds, and another's only when that one is far enough behind to
+        make up for computing the prefix a second time.
+        """
+        best = min(
+            ((s.load_units + self._cost(f, s), i, s) for i, f in enumerate(self._ready[:LOOK_AHEAD]) for s in free),
+            key=lambda entry: entry[:2],
+        )
+        flight = self._ready.pop(best[1])
         _remove(self._ready_chunks, flight.chain)
-        return flight
+        return flight, best[2]
 
     def _sync_stations(self) -> list[Station]:
         for engine in self._group.ready:
@@ -178,7 +190,7 @@ class Dispatcher:
         chain = flight.chain
         for chunk in reversed(chain):
             if chunk in station.warming:
-                station.warming[chunk].append(flight)
+                self._hold(flight, station, chunk)
                 return True
         shared = max(self._shared_depth(chain, station), min(flight.static_chunks, len(chain)))
         if shared - station.held.depth(chain) < MIN_WARM_CHUNKS:
@@ -197,10 +209,17 @@ class Dispatcher:
 
     def _warm(self, flight: Flight, station: Station, prefix: Chain) -> None:
         # The warm-up is the first call's own prompt with one token to generate: exactly its prefix, no template guess.
-        station.warming[prefix[-1]] = [flight]
+        station.warming[prefix[-1]] = []
+        station.load_units += len(prefix) * CHUNK_TOKENS
         station.sent.insert(flight.chain)
-        station.load_units += flight.prompt_units
+        self._hold(flight, station, prefix[-1])
         self._spawn(self._warm_up(flight, station, prefix))
+
+    def _hold(self, flight: Flight, station: Station, chunk: bytes) -> None:
+        """Let a call wait for a prefix; its own work counts as the engine's already."""
+        flight.load_units = self._cost(flight, station)
+        station.load_units += flight.load_units
+        station.warming[chunk].append(flight)
 
     async def _warm_up(self, flight: Flight, station: Station, prefix: Chain) -> None:
         body = {k: v for k, v in flight.call.body.items() if k in _PROMPT_FIELDS}
@@ -220,9 +239,11 @@ class Dispatcher:
         finally:
             # Also after a failure: otherwise the same warm-up would be tried for ever.
             station.held.insert(flight.chain)
-            station.load_units -= flight.prompt_units
+            station.load_units -= len(prefix) * CHUNK_TOKENS
             for waiting in station.warming.pop(prefix[-1], ()):
-                self.add(waiting)
+                station.load_units -= waiting.load_units
+                if not waiting.abandoned:
+                    self.add(waiting)
 
     # -- sending -------------------------------------------------------------------------------------------------
 
