@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+
+import pytest
+
 from tests.cli.conftest import Halo, Project
 
 REGISTRY = 'BENCHMARKS = {"count": "benchmarks.count:count", "broken": "benchmarks.none:run"}\n'
@@ -13,6 +18,16 @@ def count(rows: int = 3, json: str = "") -> None:
     """
     print("counted", rows, json)
 '''
+
+
+@pytest.fixture(autouse=True)
+def no_benchmarks_imported() -> Iterator[None]:
+    """Other tests import this checkout's own `benchmarks`; here another one must be found."""
+    ours = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "benchmarks"}
+    yield
+    for name in [name for name in sys.modules if name.partition(".")[0] == "benchmarks"]:
+        del sys.modules[name]
+    sys.modules.update(ours)
 
 
 def checkout(project: Project) -> None:
