@@ -118,11 +118,16 @@ class Bench:
 
     # -- what must be known before the trials ---------------------------------------------------------------------
 
-    def prepare(self, batch: list[Any], repeated: bool, against: list[str]) -> None:
-        """Sweep B0's setting at a quarter of the rows; record the oracle's calls; both uncounted."""
+    def prepare(self, batch: list[Any], repeated: bool, against: list[str], known: str) -> None:
+        """Sweep B0's setting at a quarter of the rows; record the oracle's calls; both uncounted.
+
+        `known` is what an earlier sweep found ("none" or a number), empty to sweep now.
+        """
         quarter = batch[: max(len(batch) // 4, 1)]
-        self.b0(quarter, None)  # warm up clients and engines
-        if "B0" in against:
+        self.b0(quarter[:2], None)  # warm up clients and engines
+        if known:
+            self.best_concurrency[repeated] = None if known == "none" else int(known)
+        elif "B0" in against:
             found = {c: self.b0(quarter, c).wall_s for c in SWEEP}
             self.best_concurrency[repeated] = min(found, key=found.__getitem__)
             console.log(f"B0 sweep at {len(quarter)} rows: {found} -> {self.best_concurrency[repeated]}")
@@ -166,6 +171,9 @@ def main(
     tokens: Annotated[int, typer.Option(help="Tokens that every call generates.")] = 32,
     layout: Annotated[str, typer.Option(help="Engine layout, ENGINESxCORES or auto (calibrated).")] = "auto",
     dtype: Annotated[str, typer.Option(help="Engine data type.")] = "auto",
+    max_concurrency: Annotated[
+        str, typer.Option(help="B0's setting, `none` or a number, from an earlier sweep; swept when not given.")
+    ] = "",
     repeats: Annotated[str, typer.Option(help="Which variants: half, none, or both.")] = "both",
 ) -> None:
     """Halo against the best plain LangGraph and the oracle, cold, on the demo app."""
@@ -181,7 +189,7 @@ def main(
     documents: dict[str, Any] = {}
     for repeated in variants:
         batch = rows(rows_, repeated)
-        bench.prepare(batch, repeated, systems)
+        bench.prepare(batch, repeated, systems, max_concurrency)
         records: list[RunRecord] = []
         order = ["halo", *systems]
         for trial in range(trials):
