@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import threading
 from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
+
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 EXIT_CODE = 130
 """What shells expect of a program that Ctrl-C ended."""
@@ -19,15 +23,25 @@ class Interrupted(BaseException):
 
 
 class Interruption:
-    """Within the block, signals end the iteration of `items` with `Interrupted`, and nothing else."""
+    """Within the block, signals end the iteration of `items` with `Interrupted`, and nothing else.
+
+    Use it on the main thread.
+    """
 
     def __init__(self) -> None:
         self.asked = False
         self._waiting = False
         self._before: dict[signal.Signals, Any] = {}
+        self._wakeup: tuple[int, socket.socket] | None = None
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        # The kernel may hand a second signal to any thread; a main thread that waits for a lock then never runs its
+        # handler. The interpreter writes every signal's number here at once, whoever got it.
+        reader, writer = socket.socketpair()
+        writer.setblocking(False)
+        self._wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False), writer
+        threading.Thread(target=_exit_at_second, args=(reader,), name="halo-signals", daemon=True).start()
+        for number in STOPPING:
             self._before[number] = signal.signal(number, self._on_signal)
         return self
 
@@ -36,6 +50,10 @@ class Interruption:
     ) -> None:
         for number, before in self._before.items():
             signal.signal(number, before)
+        if self._wakeup is not None:
+            before_fd, writer = self._wakeup
+            signal.set_wakeup_fd(before_fd)
+            writer.close()  # ends the watching thread
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
@@ -58,3 +76,13 @@ class Interruption:
             finally:
                 self._waiting = False
             yield item
+
+
+def _exit_at_second(reader: socket.socket) -> None:
+    """End the process when a second stopping signal comes."""
+    count = 0
+    with reader:
+        while numbers := reader.recv(64):
+            count += sum(number in STOPPING for number in numbers)
+            if count > 1:
+                os._exit(EXIT_CODE)

@@ -28,6 +28,8 @@ class VLLMSpec(_Spec):
     """`auto` (calibrated once, cached), or `ENGINESxCORES` such as `2x1`."""
     dtype: str = "auto"
     max_num_seqs: int = Field(default=32, gt=0)
+    max_num_batched_tokens: int | None = Field(default=None, gt=0)
+    """Tokens of one engine step (vLLM's own choice when empty): fewer, and decoding calls wait less for prefills."""
     max_model_len: int | None = None
     kv_cache_gib: float | None = None
     extra_args: tuple[str, ...] = ()

@@ -321,6 +321,7 @@ async def build_vllm_engines(spec: VLLMSpec) -> list[Engine]:
         find_model(spec.path or spec.model),
         dtype=spec.dtype,
         max_num_seqs=spec.max_num_seqs,
+        max_num_batched_tokens=spec.max_num_batched_tokens,
         max_model_len=spec.max_model_len,
         kv_cache_gib=spec.kv_cache_gib,
         extra_args=spec.extra_args,

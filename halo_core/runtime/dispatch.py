@@ -1,8 +1,9 @@
 """Dispatch: which ready call goes to which engine, and when.
 
 Calls wait here, not in the engines: each engine is given little more than it decodes at once, so that our order
-survives its first-come-first-served queue. Among free engines a call goes where the sum of outstanding work and its own
-uncached prompt is least. Calls that share a long prefix that no engine holds wait while one of them warms it.
+survives its first-come-first-served queue. Among the engines that serve its prefix (see `affinity`) a call goes where
+the sum of outstanding work and its own uncached prompt is least. Calls that share a long prefix that the engine does
+not hold wait while one of them warms it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import bisect
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -19,19 +21,60 @@ from halo_core.errors import EngineDiedError, EngineError, HaloError
 from halo_core.pool.call import Completion, LLMCall, Usage
 from halo_core.pool.engine import Engine
 from halo_core.pool.pool import EngineGroup, EnginePool
+from halo_core.runtime.affinity import CHUNK_TOKENS, MIN_SHARED_CHUNKS, Affinity, group_of
 from halo_core.runtime.flight import Flight
-from halo_core.runtime.prefix import CHUNK_CHARS, Chain, PrefixIndex
+from halo_core.runtime.prefix import Chain, PrefixIndex
 
 logger = logging.getLogger(__name__)
 
-CHARS_PER_TOKEN = 4.0
-CHUNK_TOKENS = CHUNK_CHARS / CHARS_PER_TOKEN
-MIN_WARM_CHUNKS = 3
-"""A shared prefix below this (about 200 tokens) is cheaper to compute twice than to wait for."""
-LOOK_AHEAD = 16
-"""Calls that are considered for an engine at a time: order may be broken by so many places, not more."""
+LOOK_AHEAD = 128
+"""Calls that are considered at a time when the first ones wait for an engine that is busy."""
+STICKINESS = 4.0
+"""How much more a call's own uncached prompt counts than the queue: lost work stays lost, uneven queues even out."""
+WORTH_WAITING = 16
+"""Chunks (about 1,000 tokens) that a warm-up must save: while calls wait for it, the engine's batch is not full."""
+QUIET_S = 0.003
+SETTLE_S = 0.03
+"""Idle engines wait until no call has arrived for `QUIET_S`, but not longer than this."""
 MAX_TRIES = 4
 DEFAULT_ANSWER_TOKENS = 64.0
+
+
+class Pace:
+    """How fast an engine works, learnt from what it finished, and so how far it must be with what it has not."""
+
+    __slots__ = ("_begun", "_busy_s", "_done", "_since", "_total")
+
+    def __init__(self) -> None:
+        self._total = 0.0
+        self._busy_s = 0.0
+        self._begun: float | None = None
+        self._since = 0.0
+        self._done = 0.0
+
+    def begin(self) -> None:
+        """The engine gets work."""
+        if self._begun is None:
+            self._begun = self._since = time.monotonic()
+            self._done = 0.0
+
+    def finish(self, units: float, idle: bool) -> None:
+        """It has finished `units`; `idle`: it has nothing left."""
+        now = time.monotonic()
+        self._total += units
+        self._busy_s += now - self._since
+        self._since = now
+        self._done += units
+        if idle:
+            self._begun = None
+
+    def progress(self) -> float:
+        """Units that must be done of what it was given since it began, without those of finished calls."""
+        if self._begun is None or self._busy_s <= 0.0:
+            return 0.0
+        now = time.monotonic()
+        rate = self._total / self._busy_s
+        return max(rate * (now - self._begun) - self._done, 0.0)
 
 
 @dataclass(slots=True, eq=False)
@@ -48,8 +91,9 @@ class Station:
     in_flight: set[Flight] = field(default_factory=set)
     load_units: float = 0.0
     """Outstanding work in prompt-token equivalents."""
-    warming: dict[bytes, list[Flight]] = field(default_factory=dict)
-    """Last chunk of a prefix that is being computed -> the calls that wait for it."""
+    warming: dict[Chain, list[Flight]] = field(default_factory=dict)
+    """A prompt that is being computed for its prefix -> the calls that wait for it."""
+    pace: Pace = field(default_factory=Pace)
 
     def forget(self) -> None:
         """The engine's cache is empty."""
@@ -57,10 +101,18 @@ class Station:
         self.held.clear()
 
     @property
+    def outlook(self) -> float:
+        """Work that is left, in prompt-token equivalents, judged by the pace that the engine has shown."""
+        return self.load_units - min(self.pace.progress(), 0.9 * self.load_units)
+
+    @property
     def free(self) -> bool:
         """Whether the engine takes another call now."""
         held = sum(map(len, self.warming.values())) if self.warming else 0
-        return self.engine.health.state == "ready" and len(self.in_flight) + held < self.engine.capacity.slots
+        return (
+            self.engine.health.state == "ready"
+            and len(self.in_flight) + held < self.engine.capacity.slots + self.engine.capacity.slots // 8
+        )
 
 
 class Dispatcher:
@@ -77,6 +129,7 @@ class Dispatcher:
         self._land = land
         self._ready: list[Flight] = []
         self._ready_chunks: Counter[bytes] = Counter()
+        self._affinity = Affinity()
         self._stations: dict[str, Station] = {}
         self._starting: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -84,6 +137,8 @@ class Dispatcher:
         self._decode_units = 2.0
         """Cost of a generated token in prompt tokens; corrected from what engines report is left to the planner."""
         self._pumping = False
+        self._arrived_s = 0.0
+        self._settling_s = 0.0
         self.warmups = 0
         self.warmup_usage = Usage()
         group.on_change.append(self._on_change)
@@ -92,8 +147,11 @@ class Dispatcher:
 
     def add(self, flight: Flight) -> None:
         """Take charge of a flight; `land` is called exactly once with its outcome unless it is cancelled."""
+        flight.answer_units = self._decode_units * self._answer(flight)
         bisect.insort(self._ready, flight)
         _add(self._ready_chunks, flight.chain)
+        self._affinity.add(flight)
+        self._arrived_s = time.monotonic()
         self._pump_soon()
 
     def cancel(self, flight: Flight) -> None:
@@ -103,7 +161,12 @@ class Dispatcher:
             flight.task.cancel()
         elif flight in self._ready:
             self._ready.remove(flight)
-            _remove(self._ready_chunks, flight.chain)
+            self._forget(flight)
+
+    def _forget(self, flight: Flight) -> None:
+        """`flight` has left the ready queue."""
+        _remove(self._ready_chunks, flight.chain)
+        self._affinity.remove(flight)
 
     @property
     def backlog(self) -> int:
@@ -146,27 +209,55 @@ class Dispatcher:
             if self._starting is None or self._starting.done():
                 self._starting = self._spawn(self._start())
             return
-        while self._ready:
-            free = [station for station in stations if station.free]
-            if not free:
-                return
-            flight, station = self._next(free)
+        if self._settling(stations):
+            return
+        while self._ready and (chosen := self._next(stations)) is not None:
+            flight, station = chosen
             if not self._hold_or_warm(flight, station):
                 self._send(flight, station)
 
-    def _next(self, free: list[Station]) -> tuple[Flight, Station]:
-        """Of the first calls in order, the pair of call and engine that is expected to end first.
+    def _settling(self, stations: list[Station]) -> bool:
+        """Whether to look again in a moment: idle engines are best divided once the first calls of all roles are here.
 
-        So an engine takes the calls whose prefix it holds, and another's only when that one is far enough behind to
-        make up for computing the prefix a second time.
+        Rows of a batch make their first calls within milliseconds of each other, one by one.
         """
-        best = min(
-            ((s.load_units + self._cost(f, s), i, s) for i, f in enumerate(self._ready[:LOOK_AHEAD]) for s in free),
-            key=lambda entry: entry[:2],
-        )
-        flight = self._ready.pop(best[1])
-        _remove(self._ready_chunks, flight.chain)
-        return flight, best[2]
+        now = time.monotonic()
+        alone = len(stations) < 2 or group_of(self._ready[0]) is None
+        if alone or any(station.in_flight or station.warming for station in stations):
+            self._settling_s = 0.0
+            return False
+        self._settling_s = self._settling_s or now
+        if now - self._arrived_s > QUIET_S or now - self._settling_s > SETTLE_S:
+            self._settling_s = 0.0
+            return False
+        self._pumping = True
+        asyncio.get_running_loop().call_later(QUIET_S, self._pump)
+        return True
+
+    def _next(self, stations: list[Station]) -> tuple[Flight, Station] | None:
+        """The first call in order whose best engine takes another one now, out of the queue.
+
+        The best engine is the one that is expected to end the call first, among those that serve its prefix. A call
+        whose best engine is busy is passed over; it keeps its place.
+        """
+        if not any(station.free for station in stations):
+            return None
+        if len(stations) == 1 and not self._ready[0].chain:
+            return self._take(0, stations[0])
+        self._affinity.place(stations)
+        for i, flight in enumerate(self._ready[:LOOK_AHEAD]):
+            homes = self._affinity.homes(flight, stations)
+            best = (
+                min(homes, key=lambda s: s.outlook + STICKINESS * self._cost(flight, s)) if len(homes) > 1 else homes[0]
+            )
+            if best.free:
+                return self._take(i, best)
+        return None
+
+    def _take(self, position: int, station: Station) -> tuple[Flight, Station]:
+        flight = self._ready.pop(position)
+        self._forget(flight)
+        return flight, station
 
     def _sync_stations(self) -> list[Station]:
         for engine in self._group.ready:
@@ -177,51 +268,68 @@ class Dispatcher:
                 self._stations[engine.name] = Station(engine, PrefixIndex(chunks), PrefixIndex(chunks))
         return [self._stations[engine.name] for engine in self._group.ready]
 
-    def _cost(self, flight: Flight, station: Station) -> float:
-        cached = station.sent.depth(flight.chain) * CHUNK_TOKENS
+    def _answer(self, flight: Flight) -> float:
+        """Tokens that the call is expected to generate."""
         answer = self._answer_tokens.get(flight.call.origin.operator, DEFAULT_ANSWER_TOKENS)
         limit = flight.call.body.get("max_completion_tokens") or flight.call.body.get("max_tokens")
-        if limit:
-            answer = min(answer, float(limit))
-        return max(flight.prompt_units - cached, 1.0) + self._decode_units * answer
+        return min(answer, float(limit)) if limit else answer
+
+    def _cost(self, flight: Flight, station: Station) -> float:
+        if not flight.chain:
+            return flight.prompt_units + flight.answer_units
+        cached = station.sent.depth(flight.chain) * CHUNK_TOKENS
+        return max(flight.prompt_units - cached, 1.0) + flight.answer_units
 
     def _hold_or_warm(self, flight: Flight, station: Station) -> bool:
         """Let `flight` wait for a prefix that is being computed on `station`, or begin to compute a shared one."""
         chain = flight.chain
-        for chunk in reversed(chain):
-            if chunk in station.warming:
-                self._hold(flight, station, chunk)
-                return True
-        shared = max(self._shared_depth(chain, station), min(flight.static_chunks, len(chain)))
-        if shared - station.held.depth(chain) < MIN_WARM_CHUNKS:
+        if not chain:
             return False
-        self._warm(flight, station, chain[:shared])
+        held = station.held.depth(chain)
+        for leader in station.warming:
+            common = _common(leader, chain)
+            # A leader that only begins alike is worth waiting for too, when that beginning is long.
+            if common > held and (common - held >= MIN_SHARED_CHUNKS or not self._pays(flight, station, common)):
+                self._hold(flight, station, leader)
+                return True
+        if not self._pays(flight, station, held):
+            return False
+        self._warm(flight, station)
         return True
 
-    def _shared_depth(self, chain: Chain, station: Station) -> int:
-        """Leading chunks that another ready call, or one that the engine has not answered yet, has as well."""
-        depth = 0
-        for chunk in chain:  # `flight` itself is already out of the queue
-            if chunk not in self._ready_chunks and chunk not in station.computing:
-                break
-            depth += 1
-        return depth
+    def _pays(self, flight: Flight, station: Station, held: int) -> bool:
+        """Whether to compute the prompt before the others that share its beginning, of which `held` chunks are there.
 
-    def _warm(self, flight: Flight, station: Station, prefix: Chain) -> None:
+        A chunk computed first is saved for every other call that waits, or that the engine has not answered yet.
+        """
+        chain = flight.chain
+        if min(flight.static_chunks, len(chain)) - held >= MIN_SHARED_CHUNKS:
+            return True  # its followers may arrive only in a moment
+        for depth in range(held + 1, len(chain) + 1):  # `flight` itself is already out of the queue
+            chunk = chain[depth - 1]
+            followers = self._ready_chunks.get(chunk, 0) + station.computing.get(chunk, 0)
+            if not followers:
+                return False
+            if followers * (depth - held) >= WORTH_WAITING:
+                return True
+        return False
+
+    def _warm(self, flight: Flight, station: Station) -> None:
         # The warm-up is the first call's own prompt with one token to generate: exactly its prefix, no template guess.
-        station.warming[prefix[-1]] = []
-        station.load_units += len(prefix) * CHUNK_TOKENS
+        station.warming[flight.chain] = []
+        units = max(flight.prompt_units - station.held.depth(flight.chain) * CHUNK_TOKENS, 1.0)
+        station.load_units += units
         station.sent.insert(flight.chain)
-        self._hold(flight, station, prefix[-1])
-        self._spawn(self._warm_up(flight, station, prefix))
+        self._hold(flight, station, flight.chain)
+        self._spawn(self._warm_up(flight, station, units))
 
-    def _hold(self, flight: Flight, station: Station, chunk: bytes) -> None:
+    def _hold(self, flight: Flight, station: Station, leader: Chain) -> None:
         """Let a call wait for a prefix; its own work counts as the engine's already."""
         flight.load_units = self._cost(flight, station)
         station.load_units += flight.load_units
-        station.warming[chunk].append(flight)
+        station.warming[leader].append(flight)
 
-    async def _warm_up(self, flight: Flight, station: Station, prefix: Chain) -> None:
+    async def _warm_up(self, flight: Flight, station: Station, units: float) -> None:
         body = {k: v for k, v in flight.call.body.items() if k in _PROMPT_FIELDS}
         call = LLMCall(station.engine.model, {**body, "max_tokens": 1, "temperature": 0}, origin=flight.call.origin)
         try:
@@ -239,8 +347,8 @@ class Dispatcher:
         finally:
             # Also after a failure: otherwise the same warm-up would be tried for ever.
             station.held.insert(flight.chain)
-            station.load_units -= len(prefix) * CHUNK_TOKENS
-            for waiting in station.warming.pop(prefix[-1], ()):
+            station.load_units -= units
+            for waiting in station.warming.pop(flight.chain, ()):
                 station.load_units -= waiting.load_units
                 if not waiting.abandoned:
                     self.add(waiting)
@@ -253,6 +361,7 @@ class Dispatcher:
         station.sent.insert(flight.chain)
         _add(station.computing, flight.chain)
         station.in_flight.add(flight)
+        station.pace.begin()
         flight.on_engine = station.engine.name
         flight.tries += 1
         flight.task = self._spawn(self._fly(flight, station))
@@ -293,9 +402,11 @@ class Dispatcher:
 
     def _leave(self, flight: Flight, station: Station) -> None:
         station.in_flight.discard(flight)
+        station.pace.finish(flight.load_units, not station.in_flight)
         _remove(station.computing, flight.chain)
         station.load_units -= flight.load_units
         flight.task = None
+        self._affinity.touch()
         self._pump_soon()
 
     def _requeue(self, flight: Flight, station: Station, error: EngineDiedError) -> None:
@@ -313,8 +424,8 @@ class Dispatcher:
 
     def _fail_all(self, error: BaseException) -> None:
         ready, self._ready = self._ready, []
-        self._ready_chunks.clear()
         for flight in ready:
+            self._forget(flight)
             if not flight.abandoned:
                 self._land(flight, None, error)
 
@@ -340,6 +451,14 @@ class Dispatcher:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _common(one: Chain, other: Chain) -> int:
+    """Leading chunks that two chains share; chunks are rolling hashes, so the first difference is the last."""
+    for i, (a, b) in enumerate(zip(one, other, strict=False)):
+        if a != b:
+            return i
+    return min(len(one), len(other))
 
 
 def _add(counts: Counter[bytes], chain: Chain) -> None:

@@ -16,8 +16,9 @@ from halo_core.pool.call import Completion, LLMCall, Usage
 from halo_core.pool.loop import mailbox_of
 from halo_core.pool.pool import EnginePool, get_pool
 from halo_core.runtime.admission import Admission
+from halo_core.runtime.affinity import CHARS_PER_TOKEN
 from halo_core.runtime.batch import Batch, RowKeys, Run
-from halo_core.runtime.dispatch import CHARS_PER_TOKEN, Dispatcher
+from halo_core.runtime.dispatch import Dispatcher
 from halo_core.runtime.flight import Flight, How, JournalKey, MergeKey, Waiter
 from halo_core.runtime.journal import Journal
 from halo_core.runtime.prefix import Prompt
@@ -299,7 +300,7 @@ class Executor:
             prompt.chain,
             prompt.static_chunks if run.batch.stats.rows_active > 1 else 0,
             prompt.chars / CHARS_PER_TOKEN,
-            [waiter],
+            waiters=[waiter],
         )
         waiter.flight = flight
         self._owners[flight] = run.batch

@@ -76,6 +76,8 @@ class Flight:
     """Leading chunks that other rows of the batch are expected to share; 0 when there are no other rows."""
     prompt_units: float = 0.0
     """Estimated prompt tokens."""
+    answer_units: float = 0.0
+    """Expected cost of decoding the answer, in prompt-token equivalents."""
     waiters: list[Waiter] = field(default_factory=list)
     chunks: list[bytes] = field(default_factory=list)
     """Of a streamed call: what has arrived, replayed to callers who join late."""

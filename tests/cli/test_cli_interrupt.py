@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import shlex
 import signal
 import sqlite3
-import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -132,10 +130,7 @@ def test_a_second_ctrl_c_is_immediate(project: Project) -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "stuck\n"
     process.send_signal(signal.SIGINT)
-    for _ in range(40):  # as a user does who sees nothing happen: again
-        process.send_signal(signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.communicate(timeout=2)
-            break
+    process.send_signal(signal.SIGTERM)  # in the same instant: the kernel may give it to any thread
+    process.communicate(timeout=60)
     assert process.returncode == 130
     assert not project.exists("out.jsonl")

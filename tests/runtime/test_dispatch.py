@@ -62,6 +62,45 @@ async def test_a_shared_cold_prefix_is_warmed_once(executor: Executor, engine: S
     assert executor.warmups()[0] == 1
 
 
+async def test_roles_that_begin_alike_are_warmed_one_after_the_other(
+    executor: Executor, engine: ScriptedEngine
+) -> None:
+    """The second warm-up finds the house rules cached; at the same time both would compute them."""
+    engine.slots, engine.held = 16, True
+    batch = executor.open_batch("b")
+    roles = [ROLE + "You write the summary. " * 40, ROLE + "You check every fact. " * 40]
+    tasks = [
+        asyncio.create_task(executor.call(executor.begin(batch, f"{n}{role}"), with_role(f"question {n}", role)))
+        for n in range(4)
+        for role in roles
+    ]
+    await until(lambda: engine.seen)
+    await asyncio.sleep(0.05)
+    assert len(engine.seen) == 1 and engine.seen[0].body.get("max_tokens") == 1
+    executor.pool.thread.loop.call_soon_threadsafe(engine.release)
+    await asyncio.gather(*tasks)
+    warm = [call.body["messages"][0]["content"] for call in engine.seen if call.body.get("max_tokens") == 1]
+    assert sorted(warm) == sorted(roles)
+
+
+async def test_roles_stay_on_their_engines(executor: Executor, engine: ScriptedEngine) -> None:
+    """Two roles, two engines: each engine computes one of the two long prefixes."""
+    other = ScriptedEngine(name="e1", slots=32)
+    engine.slots = 32
+    executor.pool.add(other)
+    batch = executor.open_batch("b")
+    roles = ["You write the summary. " * 60, "You check every fact. " * 60]
+    await asyncio.gather(
+        *(
+            executor.call(executor.begin(batch, f"{n}{role}"), with_role(f"question {n}", role))
+            for n in range(12)
+            for role in roles
+        )
+    )
+    served = [{call.body["messages"][0]["content"] for call in e.seen} for e in (engine, other)]
+    assert sorted(map(sorted, served)) == [[role] for role in sorted(roles)]
+
+
 async def test_nothing_is_warmed_for_a_single_call_or_a_short_prefix(
     executor: Executor, engine: ScriptedEngine
 ) -> None:
