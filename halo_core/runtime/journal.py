@@ -6,6 +6,8 @@ A call is committed before its callers hear of it. Write-ahead logging makes a c
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import queue
 import sqlite3
 import threading
@@ -50,22 +52,27 @@ class Journal:
     def __init__(self, path: str | Path, *, app: str, resume: bool) -> None:
         """Open or create. `app` identifies the program; a journal of another program is refused.
 
-        Raises `JournalError` when the file exists and `resume` is False, is not a journal, or cannot be written.
+        Raises `JournalError` when the file exists and `resume` is False, another process writes it just now, it is not
+        a journal, or it cannot be written.
         """
         self.path = Path(path)
         if self.path.exists() and self.path.stat().st_size and not resume:
             raise JournalError(
                 f"the journal {self.path} already exists: continue that run with --resume, or remove the file"
             )
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = self._connect()
-            self._db.executescript(_SCHEMA)
-            self._check("format", str(FORMAT), "was written by another version of Halo")
-            self._check("app", app, "belongs to another program or graph")
-            self._db.commit()
-        except (sqlite3.Error, OSError) as error:
-            raise JournalError(f"cannot use {self.path} as a journal: {error}") from error
+        with contextlib.ExitStack() as undo:
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = undo.enter_context(self.path.open("ab"))
+                self._claim()
+                self._db = undo.enter_context(contextlib.closing(self._connect()))
+                self._db.executescript(_SCHEMA)
+                self._check("format", str(FORMAT), "was written by another version of Halo")
+                self._check("app", app, "belongs to another program or graph")
+                self._db.commit()
+            except (sqlite3.Error, OSError) as error:
+                raise JournalError(f"cannot use {self.path} as a journal: {error}") from error
+            undo.pop_all()
         self._read_lock = threading.Lock()
         self._queue: queue.SimpleQueue[tuple[str, tuple[object, ...], Callable[[BaseException | None], None]] | None]
         self._queue = queue.SimpleQueue()
@@ -73,6 +80,20 @@ class Journal:
         """Set when a write failed; the batch goes on without the journal."""
         self._thread = threading.Thread(target=self._write, name="halo-journal", daemon=True)
         self._thread.start()
+
+    def _claim(self) -> None:
+        """Two runs that resumed one journal would both make the calls that are missing. The lock ends with the process.
+
+        The file must stay open longer than the database: closing it drops SQLite's own locks on it too.
+        """
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise JournalError(
+                f"another run is writing the journal {self.path}: wait for it, end it, or choose another file"
+            ) from None
+        except OSError:
+            pass  # a file system without such locks: as before
 
     def _connect(self) -> sqlite3.Connection:
         db = sqlite3.connect(self.path, check_same_thread=False, timeout=30)
@@ -167,3 +188,4 @@ class Journal:
             self._queue.put(None)
             self._thread.join()
         self._db.close()
+        self._file.close()

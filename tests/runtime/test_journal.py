@@ -64,6 +64,18 @@ def test_an_existing_journal_needs_resume(tmp_path: Path) -> None:
         Journal(tmp_path / "j.db", app="x", resume=False)
 
 
+def test_a_journal_has_one_writer_at_a_time(tmp_path: Path) -> None:
+    first = Journal(tmp_path / "j.db", app="x", resume=False)
+    program = "import sys\nfrom halo_core.runtime import Journal\nJournal(sys.argv[1], app='x', resume=True).close()\n"
+    command = [sys.executable, "-c", program, str(tmp_path / "j.db")]
+    second = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=60)
+    assert second.returncode == 1 and "another run is writing the journal" in second.stderr
+    with pytest.raises(JournalError, match="another run is writing"):
+        Journal(tmp_path / "j.db", app="x", resume=True)
+    first.close()
+    Journal(tmp_path / "j.db", app="x", resume=True).close()
+
+
 def test_a_foreign_journal_is_refused(tmp_path: Path) -> None:
     Journal(tmp_path / "j.db", app="x", resume=False).close()
     with pytest.raises(JournalError, match="belongs to another program"):
