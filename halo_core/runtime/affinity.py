@@ -10,16 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-from halo_core.runtime.prefix import CHUNK_CHARS, Chain
+from halo_core.runtime.flight import Flight
+from halo_core.runtime.prefix import CHUNK_TOKENS, Chain
+from halo_core.runtime.station import Station
 
-if TYPE_CHECKING:
-    from halo_core.runtime.dispatch import Station
-    from halo_core.runtime.flight import Flight
-
-CHARS_PER_TOKEN = 4.0
-CHUNK_TOKENS = CHUNK_CHARS / CHARS_PER_TOKEN
 MIN_SHARED_CHUNKS = 3
 """A shared prefix below this (about 200 tokens) is cheaper to compute twice than to plan for."""
 CAUTION = 3.0
@@ -42,10 +37,15 @@ class _Group:
         return (len(self.prefix) - station.sent.depth(self.prefix)) * CHUNK_TOKENS
 
 
+def static_prefix(flight: Flight) -> Chain:
+    """The chunks that other rows are expected to share."""
+    return flight.chain[: flight.static_chunks]
+
+
 def group_of(flight: Flight) -> bytes | None:
     """The group of a call; None when it has no static prefix worth caring for."""
-    depth = min(flight.static_chunks, len(flight.chain))
-    return flight.chain[depth - 1] if depth >= MIN_SHARED_CHUNKS else None
+    prefix = static_prefix(flight)
+    return prefix[-1] if len(prefix) >= MIN_SHARED_CHUNKS else None
 
 
 class Affinity:
@@ -63,8 +63,7 @@ class Affinity:
         group = self._groups.get(key)
         if group is None:
             self._prune()
-            depth = min(flight.static_chunks, len(flight.chain))
-            group = self._groups[key] = _Group(flight.chain[:depth])
+            group = self._groups[key] = _Group(static_prefix(flight))
         group.waiting += 1
         group.ready += _own_units(flight, group)
         self._stale = True
@@ -98,7 +97,7 @@ class Affinity:
             group.homes = [s.engine.name for s in stations if group.extra(s) < MIN_SHARED_CHUNKS * CHUNK_TOKENS]
         loads = self._loads(waiting, stations)
         for group in waiting:
-            if not any(station.engine.name in group.homes for station in stations):
+            if not group.homes:
                 home = min(stations, key=lambda s: loads[s.engine.name] + group.extra(s))
                 group.homes = [home.engine.name]
                 loads[home.engine.name] += group.ready + group.extra(home)
@@ -114,7 +113,7 @@ class Affinity:
             if poorest.engine.name in group.homes:
                 continue
             extra = group.extra(poorest)
-            surplus = min(loads[name] for name in group.homes if name in loads) - loads[poorest.engine.name]
+            surplus = min(loads[name] for name in group.homes) - loads[poorest.engine.name]
             # Warming an idle engine costs nobody anything.
             price = extra * (CAUTION if loads[poorest.engine.name] > 0 else 1.0)
             gain = min((surplus - extra) / 2, group.ready) - price
@@ -129,7 +128,7 @@ class Affinity:
         """Work per engine when every waiting group is shared evenly among its homes, narrow groups first."""
         loads = {station.engine.name: station.outlook for station in stations}
         for group in sorted(waiting, key=lambda g: len(g.homes)):
-            names = sorted((name for name in group.homes if name in loads), key=loads.__getitem__)
+            names = sorted(group.homes, key=loads.__getitem__)
             _fill(loads, names, group.ready)
         return loads
 
@@ -139,7 +138,7 @@ class Affinity:
 
 
 def _own_units(flight: Flight, group: _Group) -> float:
-    return max(flight.prompt_units - len(group.prefix) * CHUNK_TOKENS, 1.0) + flight.answer_units
+    return flight.uncached_units(len(group.prefix)) + flight.answer_units
 
 
 def _fill(loads: dict[str, float], names: Sequence[str], work: float) -> None:

@@ -14,16 +14,17 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from halo_core.errors import EngineDiedError, EngineError, HaloError
 from halo_core.pool.call import Completion, LLMCall, Usage
 from halo_core.pool.engine import Engine
 from halo_core.pool.pool import EngineGroup, EnginePool
-from halo_core.runtime.affinity import CHUNK_TOKENS, MIN_SHARED_CHUNKS, Affinity, group_of
+from halo_core.runtime.affinity import MIN_SHARED_CHUNKS, Affinity, group_of, static_prefix
 from halo_core.runtime.flight import Flight
-from halo_core.runtime.prefix import Chain, PrefixIndex
+from halo_core.runtime.prefix import CHUNK_TOKENS, Chain, PrefixIndex, common_depth
+from halo_core.runtime.station import Station
 
 logger = logging.getLogger(__name__)
 
@@ -38,81 +39,6 @@ SETTLE_S = 0.03
 """Idle engines wait until no call has arrived for `QUIET_S`, but not longer than this."""
 MAX_TRIES = 4
 DEFAULT_ANSWER_TOKENS = 64.0
-
-
-class Pace:
-    """How fast an engine works, learnt from what it finished, and so how far it must be with what it has not."""
-
-    __slots__ = ("_begun", "_busy_s", "_done", "_since", "_total")
-
-    def __init__(self) -> None:
-        self._total = 0.0
-        self._busy_s = 0.0
-        self._begun: float | None = None
-        self._since = 0.0
-        self._done = 0.0
-
-    def begin(self) -> None:
-        """The engine gets work."""
-        if self._begun is None:
-            self._begun = self._since = time.monotonic()
-            self._done = 0.0
-
-    def finish(self, units: float, idle: bool) -> None:
-        """It has finished `units`; `idle`: it has nothing left."""
-        now = time.monotonic()
-        self._total += units
-        self._busy_s += now - self._since
-        self._since = now
-        self._done += units
-        if idle:
-            self._begun = None
-
-    def progress(self) -> float:
-        """Units that must be done of what it was given since it began, without those of finished calls."""
-        if self._begun is None or self._busy_s <= 0.0:
-            return 0.0
-        now = time.monotonic()
-        rate = self._total / self._busy_s
-        return max(rate * (now - self._begun) - self._done, 0.0)
-
-
-@dataclass(slots=True, eq=False)
-class Station:
-    """What the dispatcher knows of one engine."""
-
-    engine: Engine
-    sent: PrefixIndex
-    """Prefixes that it was sent: where to place calls."""
-    held: PrefixIndex
-    """Prefixes that it has certainly computed: calls sent before that may compute them a second time."""
-    computing: Counter[bytes] = field(default_factory=Counter)
-    """Chunks of prompts that it was sent and has not answered yet."""
-    in_flight: set[Flight] = field(default_factory=set)
-    load_units: float = 0.0
-    """Outstanding work in prompt-token equivalents."""
-    warming: dict[Chain, list[Flight]] = field(default_factory=dict)
-    """A prompt that is being computed for its prefix -> the calls that wait for it."""
-    pace: Pace = field(default_factory=Pace)
-
-    def forget(self) -> None:
-        """The engine's cache is empty."""
-        self.sent.clear()
-        self.held.clear()
-
-    @property
-    def outlook(self) -> float:
-        """Work that is left, in prompt-token equivalents, judged by the pace that the engine has shown."""
-        return self.load_units - min(self.pace.progress(), 0.9 * self.load_units)
-
-    @property
-    def free(self) -> bool:
-        """Whether the engine takes another call now."""
-        held = sum(map(len, self.warming.values())) if self.warming else 0
-        return (
-            self.engine.health.state == "ready"
-            and len(self.in_flight) + held < self.engine.capacity.slots + self.engine.capacity.slots // 8
-        )
 
 
 class Dispatcher:
@@ -242,7 +168,7 @@ class Dispatcher:
         """
         if not any(station.free for station in stations):
             return None
-        if len(stations) == 1 and not self._ready[0].chain:
+        if len(stations) == 1:
             return self._take(0, stations[0])
         self._affinity.place(stations)
         for i, flight in enumerate(self._ready[:LOOK_AHEAD]):
@@ -275,10 +201,7 @@ class Dispatcher:
         return min(answer, float(limit)) if limit else answer
 
     def _cost(self, flight: Flight, station: Station) -> float:
-        if not flight.chain:
-            return flight.prompt_units + flight.answer_units
-        cached = station.sent.depth(flight.chain) * CHUNK_TOKENS
-        return max(flight.prompt_units - cached, 1.0) + flight.answer_units
+        return flight.uncached_units(station.sent.depth(flight.chain)) + flight.answer_units
 
     def _hold_or_warm(self, flight: Flight, station: Station) -> bool:
         """Let `flight` wait for a prefix that is being computed on `station`, or begin to compute a shared one."""
@@ -287,7 +210,7 @@ class Dispatcher:
             return False
         held = station.held.depth(chain)
         for leader in station.warming:
-            common = _common(leader, chain)
+            common = common_depth(leader, chain)
             # A leader that only begins alike is worth waiting for too, when that beginning is long.
             if common > held and (common - held >= MIN_SHARED_CHUNKS or not self._pays(flight, station, common)):
                 self._hold(flight, station, leader)
@@ -303,11 +226,11 @@ class Dispatcher:
         A chunk computed first is saved for every other call that waits, or that the engine has not answered yet.
         """
         chain = flight.chain
-        if min(flight.static_chunks, len(chain)) - held >= MIN_SHARED_CHUNKS:
+        if len(static_prefix(flight)) - held >= MIN_SHARED_CHUNKS:
             return True  # its followers may arrive only in a moment
         for depth in range(held + 1, len(chain) + 1):  # `flight` itself is already out of the queue
             chunk = chain[depth - 1]
-            followers = self._ready_chunks.get(chunk, 0) + station.computing.get(chunk, 0)
+            followers = self._ready_chunks[chunk] + station.computing[chunk]
             if not followers:
                 return False
             if followers * (depth - held) >= WORTH_WAITING:
@@ -317,7 +240,7 @@ class Dispatcher:
     def _warm(self, flight: Flight, station: Station) -> None:
         # The warm-up is the first call's own prompt with one token to generate: exactly its prefix, no template guess.
         station.warming[flight.chain] = []
-        units = max(flight.prompt_units - station.held.depth(flight.chain) * CHUNK_TOKENS, 1.0)
+        units = flight.uncached_units(station.held.depth(flight.chain))
         station.load_units += units
         station.sent.insert(flight.chain)
         self._hold(flight, station, flight.chain)
@@ -451,14 +374,6 @@ class Dispatcher:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-def _common(one: Chain, other: Chain) -> int:
-    """Leading chunks that two chains share; chunks are rolling hashes, so the first difference is the last."""
-    for i, (a, b) in enumerate(zip(one, other, strict=False)):
-        if a != b:
-            return i
-    return min(len(one), len(other))
 
 
 def _add(counts: Counter[bytes], chain: Chain) -> None:

@@ -16,12 +16,11 @@ from halo_core.pool.call import Completion, LLMCall, Usage
 from halo_core.pool.loop import mailbox_of
 from halo_core.pool.pool import EnginePool, get_pool
 from halo_core.runtime.admission import Admission
-from halo_core.runtime.affinity import CHARS_PER_TOKEN
 from halo_core.runtime.batch import Batch, RowKeys, Run
 from halo_core.runtime.dispatch import Dispatcher
 from halo_core.runtime.flight import Flight, How, JournalKey, MergeKey, Waiter
 from halo_core.runtime.journal import Journal
-from halo_core.runtime.prefix import Prompt
+from halo_core.runtime.prefix import CHARS_PER_TOKEN, Prompt
 
 DEFAULT_TARGET = 64
 """Calls to keep under way before any engine has told its capacity."""

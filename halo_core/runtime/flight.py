@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from halo_core.pool.call import Completion, LLMCall, Usage
-from halo_core.runtime.prefix import Chain
+from halo_core.runtime.prefix import CHUNK_TOKENS, Chain
 
 
 class How(StrEnum):
@@ -89,6 +89,10 @@ class Flight:
 
     def __lt__(self, other: Flight) -> bool:
         return (self.call.priority, self.order) < (other.call.priority, other.order)
+
+    def uncached_units(self, chunks: int) -> float:
+        """Estimated prompt tokens that are left to compute where `chunks` chunks of the prompt are cached."""
+        return max(self.prompt_units - chunks * CHUNK_TOKENS, 1.0)
 
     def join(self, waiter: Waiter) -> None:
         """Add a caller; a late caller of a stream first gets what has already arrived."""

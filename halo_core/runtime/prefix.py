@@ -15,6 +15,8 @@ from typing import Any
 
 CHUNK_CHARS = 256
 """Characters per chunk, about 64 tokens of English."""
+CHARS_PER_TOKEN = 4.0
+CHUNK_TOKENS = CHUNK_CHARS / CHARS_PER_TOKEN
 
 Chain = tuple[bytes, ...]
 """Rolling hashes of a prompt's chunks: entry i identifies everything up to the end of chunk i."""
@@ -55,6 +57,14 @@ def prefix_chain(text: str) -> Chain:
         previous = blake2b(data[start : start + CHUNK_CHARS], digest_size=12, key=previous).digest()
         chain.append(previous)
     return tuple(chain)
+
+
+def common_depth(one: Chain, other: Chain) -> int:
+    """Leading chunks that two chains share; chunks are rolling hashes, so the first difference is the last."""
+    for i, (a, b) in enumerate(zip(one, other, strict=False)):
+        if a != b:
+            return i
+    return min(len(one), len(other))
 
 
 @dataclass(slots=True, frozen=True)

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import pytest
 
 from halo_core.pool.call import LLMCall
-from halo_core.runtime import dispatch
-from halo_core.runtime.affinity import CHUNK_TOKENS, Affinity, group_of
-from halo_core.runtime.dispatch import Pace, Station
+from halo_core.runtime import station as station_module
+from halo_core.runtime.affinity import Affinity, group_of
 from halo_core.runtime.flight import Flight
-from halo_core.runtime.prefix import Chain, PrefixIndex
+from halo_core.runtime.prefix import CHUNK_TOKENS, Chain, PrefixIndex
+from halo_core.runtime.station import Pace, Station
 from tests.runtime.scripted import ScriptedEngine
 
 ROLE_CHUNKS = 4
@@ -133,7 +133,7 @@ def test_calls_that_were_sent_no_longer_count() -> None:
 def at(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Sets the time."""
     now = [100.0]
-    monkeypatch.setattr(dispatch.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(station_module.time, "monotonic", lambda: now[0])
 
     def set_time(seconds: float) -> None:
         now[0] = 100.0 + seconds

@@ -1,0 +1,84 @@
+"""What is known of one engine: the prefixes that it was sent and holds, its work, and how fast it gets on."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+from halo_core.pool.engine import Engine
+from halo_core.runtime.flight import Flight
+from halo_core.runtime.prefix import Chain, PrefixIndex
+
+
+class Pace:
+    """How fast an engine works, learnt from what it finished, and so how far it must be with what it has not."""
+
+    __slots__ = ("_begun", "_busy_s", "_done", "_since", "_total")
+
+    def __init__(self) -> None:
+        self._total = 0.0
+        self._busy_s = 0.0
+        self._begun: float | None = None
+        self._since = 0.0
+        self._done = 0.0
+
+    def begin(self) -> None:
+        """The engine gets work."""
+        if self._begun is None:
+            self._begun = self._since = time.monotonic()
+            self._done = 0.0
+
+    def finish(self, units: float, idle: bool) -> None:
+        """It has finished `units`; `idle`: it has nothing left."""
+        now = time.monotonic()
+        self._total += units
+        self._busy_s += now - self._since
+        self._since = now
+        self._done += units
+        if idle:
+            self._begun = None
+
+    def progress(self) -> float:
+        """Units that must be done of what it was given since it began, without those of finished calls."""
+        if self._begun is None or self._busy_s <= 0.0:
+            return 0.0
+        now = time.monotonic()
+        rate = self._total / self._busy_s
+        return max(rate * (now - self._begun) - self._done, 0.0)
+
+
+@dataclass(slots=True, eq=False)
+class Station:
+    """What the dispatcher knows of one engine. Used on the pool's loop only."""
+
+    engine: Engine
+    sent: PrefixIndex
+    """Prefixes that it was sent: where to place calls."""
+    held: PrefixIndex
+    """Prefixes that it has certainly computed: calls sent before that may compute them a second time."""
+    computing: Counter[bytes] = field(default_factory=Counter)
+    """Chunks of prompts that it was sent and has not answered yet."""
+    in_flight: set[Flight] = field(default_factory=set)
+    load_units: float = 0.0
+    """Outstanding work in prompt-token equivalents."""
+    warming: dict[Chain, list[Flight]] = field(default_factory=dict)
+    """A prompt that is being computed for its prefix -> the calls that wait for it."""
+    pace: Pace = field(default_factory=Pace)
+
+    def forget(self) -> None:
+        """The engine's cache is empty."""
+        self.sent.clear()
+        self.held.clear()
+
+    @property
+    def outlook(self) -> float:
+        """Work that is left, in prompt-token equivalents, judged by the pace that the engine has shown."""
+        return self.load_units - min(self.pace.progress(), 0.9 * self.load_units)
+
+    @property
+    def free(self) -> bool:
+        """Whether the engine takes another call now."""
+        held = sum(map(len, self.warming.values())) if self.warming else 0
+        slots = self.engine.capacity.slots
+        return self.engine.health.state == "ready" and len(self.in_flight) + held < slots + slots // 8
