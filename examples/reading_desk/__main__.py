@@ -16,10 +16,9 @@ from rich.table import Table
 import halo_adapters.langgraph as halo
 from benchmarks.balanced import BalancedChatOpenAI
 from examples.reading_desk.app import build, chat_model
-from halo_adapters.langgraph.batching import Options
 from halo_core.cli.progress import Progress
 from halo_core.pool import EnginePool, PoolConfig
-from halo_core.runtime import get_executor
+from halo_core.runtime import BatchOptions, get_executor
 
 HERE = Path(__file__).parent
 ANSWERS = Path(".halo") / "reading_desk_answers.jsonl"
@@ -43,7 +42,7 @@ async def run_halo(rows: list[Any]) -> tuple[list[Any], float, Any]:
     outs: list[Any] = [None] * len(rows)
     began = time.perf_counter()
     with Progress(len(rows)) as progress:
-        options = Options(on_change=progress.changed)
+        options = BatchOptions(on_change=progress.changed)
         async for i, out in app.abatch_as_completed(rows, return_exceptions=True, halo_options=options):
             outs[i] = out
             progress.row(failed=isinstance(out, BaseException))

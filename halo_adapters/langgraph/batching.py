@@ -6,28 +6,18 @@ row's exception is raised after the others have finished, with everything that t
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import gc
-import queue
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextvars import copy_context
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, closing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.runnables.config import RunnableConfig, get_config_list
 
-from halo_adapters.langgraph.session import SESSION, row_content
-from halo_core.runtime import Batch, Executor, Journal, Run, get_executor
+from halo_adapters.langgraph.session import row_content
+from halo_core.runtime import SESSION, Batch, BatchOptions, Rows, get_executor
 
 if TYPE_CHECKING:
     from halo_adapters.langgraph.app import App
-
-WORKERS = 256
-"""Rows that may be under way or waiting for admission at a time; bounds tasks, threads and memory."""
-
-MISSING: Any = object()
 
 
 @dataclass(slots=True)
@@ -38,7 +28,7 @@ class BatchReport:
     app: App
     graph: Any
     """The compiled graph."""
-    results: list[Any] = field(default_factory=list)
+    results: list[Any]
     """One entry per row, in input order: the result, the exception, or `MISSING` for a row that never ran."""
 
     @property
@@ -58,134 +48,44 @@ class BatchReport:
         return explain_analyze(self)
 
 
-@dataclass(slots=True)
-class Options:
-    """How a batch is to run, beyond LangChain's own arguments."""
-
-    journal: Journal | None = None
-    on_change: Callable[[Batch], None] | None = None
-    keys: Sequence[str] | None = None
-    """Row keys that stay the same when a part of the rows is run again; made from the rows' content by default."""
-
-
-@contextlib.contextmanager
-def relaxed_gc() -> Iterator[None]:
-    """Collect cycles less often: with thousands of live graphs half of LangGraph's CPU goes into collections."""
-    before = gc.get_threshold()
-    with _gc_lock:
-        _gc_users.append(before)
-        gc.set_threshold(50_000, 50, 100)
-    try:
-        yield
-    finally:
-        with _gc_lock:
-            first = _gc_users[0]
-            _gc_users.pop()
-            if not _gc_users:
-                gc.set_threshold(*first)
-
-
-_gc_users: list[tuple[int, int, int]] = []
-_gc_lock = threading.Lock()
-
-
 def _limit(configs: Sequence[RunnableConfig], app: App) -> int | None:
     """LangChain's `max_concurrency` and the app's window are upper bounds on rows under way."""
     bounds = [config.get("max_concurrency") for config in configs[:1]] + [app.window]
     return min((bound for bound in bounds if bound), default=None)
 
 
-class _Rows:
-    """The rows of one batch, handed out in order to whoever has time, each run in a session of its own."""
+class _Invocations:
+    """The rows of one batch with their configs, and the graph's invocation of each."""
 
     def __init__(self, graph: Any, inputs: Sequence[Any], config: Any, kwargs: dict[str, Any]) -> None:
-        options: Options = kwargs.pop("halo_options", None) or Options()
-        self.graph = graph
-        self.inputs = inputs
-        self.kwargs = kwargs
-        self.keys = options.keys
-        self.configs = get_config_list(config, len(inputs))
-        self.limit = _limit(self.configs, graph.halo)
-        self.executor: Executor = get_executor()
-        self.batch = self.executor.open_batch(
-            graph.halo.name, journal=options.journal, merge=graph.halo.merge, on_change=options.on_change
+        options: BatchOptions = kwargs.pop("halo_options", None) or BatchOptions()
+        app: App = graph.halo
+        self._graph = graph
+        self._inputs = inputs
+        self._kwargs = kwargs
+        self._configs = get_config_list(config, len(inputs))
+        batch = get_executor().open_batch(
+            app.name, journal=options.journal, merge=app.merge, on_change=options.on_change
         )
-        self.report = BatchReport(self.batch, graph.halo, graph, [MISSING] * len(inputs))
-        self._next = iter(range(len(inputs)))
-        self._lock = threading.Lock()
-        graph.halo.last_report = self.report
+        limit = _limit(self._configs, app)
+        self.rows = Rows(batch, len(inputs), lambda i: row_content(inputs[i]), keys=options.keys, limit=limit)
+        self.report = BatchReport(batch, app, graph, self.rows.results)
+        app.last_report = self.report
 
-    def take(self) -> int | None:
-        """The next row that nobody has taken."""
-        with self._lock:
-            return next(self._next, None)
+    async def ainvoke(self, i: int) -> Any:
+        return await self._graph.ainvoke(self._inputs[i], self._configs[i], **self._kwargs)
 
-    def _begin(self, i: int) -> Run:
-        key = self.keys[i] if self.keys is not None else None
-        return self.executor.begin(self.batch, row_content(self.inputs[i]), key)
-
-    async def arun(self, i: int) -> Any:
-        """Run row `i` on the current loop; returns its result or its exception."""
-        run = self._begin(i)
-        failed = True
-        try:
-            await self.executor.admitted(run, self.limit)
-            token = SESSION.set(run)
-            try:
-                result = await self.graph.ainvoke(self.inputs[i], self.configs[i], **self.kwargs)
-                failed = False
-            finally:
-                SESSION.reset(token)
-        except Exception as error:
-            result = error
-        finally:
-            self.executor.end(run, failed=failed)
-        self.report.results[i] = result
-        return result
-
-    def run(self, i: int) -> Any:
-        """Run row `i` on the current thread; returns its result or its exception."""
-        run = self._begin(i)
-        failed = True
-        try:
-            self.executor.wait_admitted(run, self.limit)
-            token = SESSION.set(run)
-            try:
-                result = self.graph.invoke(self.inputs[i], self.configs[i], **self.kwargs)
-                failed = False
-            finally:
-                SESSION.reset(token)
-        except Exception as error:
-            result = error
-        finally:
-            self.executor.end(run, failed=failed)
-        self.report.results[i] = result
-        return result
-
-    def close(self) -> None:
-        """All rows have ended."""
-        self.executor.close_batch(self.batch)
+    def invoke(self, i: int) -> Any:
+        return self._graph.invoke(self._inputs[i], self._configs[i], **self._kwargs)
 
 
 async def abatch(graph: Any, inputs: list[Any], config: Any, return_exceptions: bool, kwargs: Any) -> list[Any]:
     """See `Runnable.abatch`."""
     if not inputs:
         return []
-    rows = _Rows(graph, inputs, config, kwargs)
-
-    async def work() -> None:
-        while (i := rows.take()) is not None:
-            await rows.arun(i)
-
-    with relaxed_gc():
-        tasks = [asyncio.create_task(work()) for _ in range(min(len(inputs), WORKERS))]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            rows.close()
-    return _raise_or_return(rows.report, return_exceptions)
+    invocations = _Invocations(graph, inputs, config, kwargs)
+    await invocations.rows.gather(invocations.ainvoke)
+    return _raise_or_return(invocations.report, return_exceptions)
 
 
 async def abatch_as_completed(
@@ -194,50 +94,12 @@ async def abatch_as_completed(
     """See `Runnable.abatch_as_completed`."""
     if not inputs:
         return
-    rows = _Rows(graph, inputs, config, kwargs)
-    done: asyncio.Queue[tuple[int, Any]] = asyncio.Queue()
-
-    async def work() -> None:
-        while (i := rows.take()) is not None:
-            try:
-                result = await rows.arun(i)
-            except asyncio.CancelledError:
-                raise
-            except BaseException as error:  # SystemExit and the like end the batch, they must not hang it
-                done.put_nowait((-1, error))
-                return
-            done.put_nowait((i, result))
-
-    with relaxed_gc():
-        tasks = [asyncio.create_task(work()) for _ in range(min(len(inputs), WORKERS))]
-        try:
-            for _ in inputs:
-                i, result = await done.get()
-                if i < 0 or (isinstance(result, BaseException) and not return_exceptions):
-                    raise result
-                yield i, result
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            rows.close()
-
-
-def _start_threads(rows: _Rows, done: Callable[[int, Any], None], stop: threading.Event) -> list[threading.Thread]:
-    def work() -> None:
-        try:
-            while not stop.is_set() and (i := rows.take()) is not None:
-                done(i, rows.run(i))
-        except BaseException as error:  # KeyboardInterrupt and the like end this worker, visibly
-            done(-1, error)
-
-    threads = []
-    for n in range(min(len(rows.inputs), WORKERS)):
-        context = copy_context()
-        thread = threading.Thread(target=context.run, args=(work,), name=f"halo-row-{n}", daemon=True)
-        thread.start()
-        threads.append(thread)
-    return threads
+    invocations = _Invocations(graph, inputs, config, kwargs)
+    async with aclosing(invocations.rows.as_completed(invocations.ainvoke)) as ended:
+        async for i, result in ended:
+            if isinstance(result, BaseException) and not return_exceptions:
+                raise result
+            yield i, result
 
 
 def batch_as_completed(
@@ -246,23 +108,12 @@ def batch_as_completed(
     """See `Runnable.batch_as_completed`."""
     if not inputs:
         return
-    rows = _Rows(graph, inputs, config, kwargs)
-    done: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
-    stop = threading.Event()
-    with relaxed_gc():
-        threads = _start_threads(rows, lambda i, result: done.put((i, result)), stop)
-        try:
-            for _ in inputs:
-                i, result = done.get()
-                if i < 0 or (isinstance(result, BaseException) and not return_exceptions):
-                    raise result
-                yield i, result
-        finally:
-            stop.set()
-            if not any(result is MISSING for result in rows.report.results):
-                for thread in threads:
-                    thread.join()
-            rows.close()
+    invocations = _Invocations(graph, inputs, config, kwargs)
+    with closing(invocations.rows.in_threads(invocations.invoke)) as ended:
+        for i, result in ended:
+            if isinstance(result, BaseException) and not return_exceptions:
+                raise result
+            yield i, result
 
 
 def batch(graph: Any, inputs: list[Any], config: Any, return_exceptions: bool, kwargs: Any) -> list[Any]:
@@ -271,12 +122,10 @@ def batch(graph: Any, inputs: list[Any], config: Any, return_exceptions: bool, k
         return []
     if len(inputs) == 1 and SESSION.get() is not None:
         return [graph.invoke(inputs[0], get_config_list(config, 1)[0], **kwargs)]
-    report: BatchReport | None = None
-    for _ in batch_as_completed(graph, inputs, config, True, kwargs):
-        report = graph.halo.last_report
-    if report is None:
-        raise RuntimeError("a batch ended without its report")
-    return _raise_or_return(report, return_exceptions)
+    invocations = _Invocations(graph, inputs, config, kwargs)
+    for _ in invocations.rows.in_threads(invocations.invoke):
+        pass
+    return _raise_or_return(invocations.report, return_exceptions)
 
 
 def _raise_or_return(report: BatchReport, return_exceptions: bool) -> list[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -14,9 +14,9 @@ from pydantic import Field, SecretStr
 
 from halo_adapters.langgraph.intercept import INSIDE
 from halo_adapters.langgraph.openai_route import OpenAIRoute, reason_to_refuse
-from halo_adapters.langgraph.session import SESSION, row_content
+from halo_adapters.langgraph.session import row_content
 from halo_core.errors import UnknownModelError
-from halo_core.runtime import Run, get_executor
+from halo_core.runtime import SESSION, Run, ambient_run
 
 _ROUTE = OpenAIRoute()
 
@@ -112,17 +112,6 @@ class HaloChatModel(BaseChatOpenAI):
         return result
 
 
-@contextmanager
-def _run(messages: Any) -> Iterator[Run]:
+def _run(messages: Any) -> AbstractContextManager[Run]:
     current = SESSION.get()
-    if current is not None:
-        yield current
-        return
-    executor = get_executor()
-    run = executor.begin(executor.ambient(), row_content(messages))
-    failed = True
-    try:
-        yield run
-        failed = False
-    finally:
-        executor.end(run, failed=failed)
+    return ambient_run(row_content(messages)) if current is None else nullcontext(current)

@@ -11,12 +11,11 @@ from langgraph.pregel import Pregel
 from pydantic_core import to_jsonable_python
 
 from halo_adapters.langgraph import patch, session
-from halo_adapters.langgraph.batching import Options
 from halo_adapters.langgraph.compiled import accelerate
-from halo_adapters.langgraph.loops import iterate_async
 from halo_core.errors import LiftError
 from halo_core.plan import Plan
-from halo_core.runtime import Batch, Journal
+from halo_core.runtime import Batch, BatchOptions, Journal
+from halo_core.runtime.loops import iterate_async
 
 
 class LangGraphAdapter:
@@ -45,7 +44,7 @@ class LangGraphAdapter:
         concurrency: int | None = None,
     ) -> Iterator[tuple[int, Any]]:
         config = {"max_concurrency": concurrency} if concurrency else None
-        options = Options(journal, on_change, keys)
+        options = BatchOptions(journal, on_change, keys)
         if has_async_nodes(app):
             yield from iterate_async(
                 lambda: app.abatch_as_completed(rows, config, return_exceptions=True, halo_options=options)

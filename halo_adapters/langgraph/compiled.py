@@ -16,8 +16,8 @@ from langgraph.pregel import Pregel
 
 from halo_adapters.langgraph import batching, intercept
 from halo_adapters.langgraph.app import App
-from halo_adapters.langgraph.session import SESSION, row_content
-from halo_core.runtime import Run, get_executor
+from halo_adapters.langgraph.session import row_content
+from halo_core.runtime import SESSION, Run, get_executor
 
 G = TypeVar("G", bound=Pregel[Any, Any, Any, Any])
 

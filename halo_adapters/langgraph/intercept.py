@@ -18,8 +18,7 @@ from typing import Any
 
 from langchain_core.language_models.chat_models import BaseChatModel
 
-from halo_adapters.langgraph.session import SESSION
-from halo_core.runtime import Run
+from halo_core.runtime import SESSION, Run
 
 logger = logging.getLogger(__name__)
 

@@ -1,20 +1,15 @@
-"""The session: which run of which batch the current code belongs to, and which node of the graph makes a call."""
+"""What a row of a graph is, and which node of the graph makes a call."""
 
 from __future__ import annotations
 
 import json
-from contextvars import ContextVar
-from hashlib import blake2b
 from typing import Any
 
 from langchain_core.load.dump import dumps
 from langchain_core.runnables.config import var_child_runnable_config
 
 from halo_core.pool import CallOrigin
-from halo_core.runtime import Run
-
-SESSION: ContextVar[Run | None] = ContextVar("halo_run", default=None)
-"""The run of the current task or thread. LangGraph copies contexts into its tasks, threads and sub-graphs."""
+from halo_core.runtime import Run, digest
 
 
 def row_content(row: Any) -> str:
@@ -26,7 +21,7 @@ def row_content(row: Any) -> str:
             text = dumps(row)  # messages and other LangChain objects
         except (TypeError, ValueError):
             text = repr(row)
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+    return digest(text)
 
 
 def origin_of(run: Run, run_manager: Any = None) -> CallOrigin:

@@ -1,9 +1,27 @@
-"""The runtime: admission, single-flight, dispatch, journal and results. Knows no framework."""
+"""The runtime: admission, single-flight, dispatch, journal, rows and results. Knows no framework."""
 
 from halo_core.runtime.batch import Batch, Run
 from halo_core.runtime.executor import Executor, get_executor
 from halo_core.runtime.flight import How
 from halo_core.runtime.journal import Journal, RowResult
+from halo_core.runtime.rows import MISSING, BatchOptions, Rows
+from halo_core.runtime.session import SESSION, ambient_run, digest
 from halo_core.runtime.stats import BatchStats, OperatorStats
 
-__all__ = ["Batch", "BatchStats", "Executor", "How", "Journal", "OperatorStats", "RowResult", "Run", "get_executor"]
+__all__ = [
+    "MISSING",
+    "SESSION",
+    "Batch",
+    "BatchOptions",
+    "BatchStats",
+    "Executor",
+    "How",
+    "Journal",
+    "OperatorStats",
+    "RowResult",
+    "Rows",
+    "Run",
+    "ambient_run",
+    "digest",
+    "get_executor",
+]

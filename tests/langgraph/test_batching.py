@@ -15,10 +15,9 @@ from langgraph.graph import END, START, StateGraph
 from pydantic import BaseModel, ValidationError
 
 import halo_adapters.langgraph as halo
-from halo_adapters.langgraph.batching import MISSING
 from halo_core.errors import ConfigError
 from halo_core.pool import EnginePool, SimulatedSpec
-from halo_core.runtime import get_executor
+from halo_core.runtime import MISSING, get_executor
 
 
 @pytest.fixture(autouse=True)
