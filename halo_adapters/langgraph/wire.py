@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from halo_core.errors import UnknownModelError
 from halo_core.pool import CallOrigin, LLMCall, get_pool
 
 # Arguments of the client itself, not of the request.
@@ -41,16 +40,7 @@ def name_of(payload: Mapping[str, Any]) -> str:
 
 def resolve(name: str, base_url: str | None, api_key: str | None) -> tuple[str | None, str | None]:
     """The served model for an app's model name and server, or why there is none."""
-    pool = get_pool()
-    try:
-        served = pool.resolve(name)
-    except UnknownModelError as error:
-        return None, str(error)
-    if served is None and base_url:
-        served = pool.adopt(name, base_url, api_key)
-    if served is None:
-        return None, f"no engine serves model {name!r} (pool: {', '.join(pool.models) or 'empty'})"
-    return served, None
+    return get_pool().route(name, base_url, api_key)
 
 
 def call_from_payload(payload: Mapping[str, Any], served: str, origin: CallOrigin, *, stream: bool = False) -> LLMCall:

@@ -88,6 +88,20 @@ class EnginePool:
                 self._groups[served] = group
         return served
 
+    def route(
+        self, name: str, base_url: str | None = None, api_key: str | None = None
+    ) -> tuple[str | None, str | None]:
+        """The served model for the app's model name and its own server, or why there is none."""
+        try:
+            served = self.resolve(name)
+        except UnknownModelError as error:
+            return None, str(error)
+        if served is None and base_url:
+            served = self.adopt(name, base_url, api_key)
+        if served is None:
+            return None, f"no engine serves model {name!r} (pool: {', '.join(self.models) or 'empty'})"
+        return served, None
+
     def add(self, engine: Engine) -> None:
         """Add an engine that the caller made, under its own model name."""
         with self._lock:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from halo_adapters.langgraph import accelerate
-from halo_adapters.langgraph.report import Tree, explain_analyze, render, table
+from halo_adapters.langgraph.report import explain_analyze
+from halo_core.explain import Tree, render, table
 from halo_core.pool import EnginePool, PoolConfig, Usage, configure
 from halo_core.pool.engine import EngineCounters, Health
 from halo_core.runtime import Batch, How

@@ -1,0 +1,8 @@
+"""EXPLAIN and EXPLAIN ANALYZE as text, whatever framework the plan comes from."""
+
+from halo_core.explain.analyze import analyze
+from halo_core.explain.destination import destination
+from halo_core.explain.forecast import forecast
+from halo_core.explain.tables import Cells, Tree, plan_tree, render, table
+
+__all__ = ["Cells", "Tree", "analyze", "destination", "forecast", "plan_tree", "render", "table"]

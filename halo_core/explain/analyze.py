@@ -1,0 +1,102 @@
+"""EXPLAIN ANALYZE: a batch's plans with what really happened, and what the engines have done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from halo_core.explain.tables import Cells, Tree, plan_tree, render, table
+from halo_core.plan import Plan
+from halo_core.pool import Engine, Usage
+from halo_core.runtime import Batch, OperatorStats, get_executor
+
+_HEADERS = ("calls", "run", "shared", "replayed", "failed", "computed", "cached", "generated", "avoided")
+
+
+def analyze(batch: Batch, plans: Sequence[tuple[str, Plan]]) -> str:
+    """The plans with what happened, per operator and in total, and what the engines have done.
+
+    Columns: calls that the app made; how many of them were run, shared with an equal one, taken from the journal, or
+    failed (cancelled ones included); prompt tokens that were computed and that came from prefix caches, tokens
+    generated, and prompt and generated tokens that sharing and replaying avoided.
+    """
+    stats = batch.stats
+    cells = {name: _counts(operator) for name, operator in sorted(stats.operators.items())}
+    trees = _trees(batch, plans, cells)
+    total = Tree(["", "total  [\0total\0]"], {"total": _counts(stats.total)})
+    return "\n".join([*render(_HEADERS, [*trees, total]), "", *_rows(batch), *_surroundings()])
+
+
+def _counts(stats: OperatorStats) -> Cells:
+    return (
+        stats.planned,
+        stats.executed,
+        stats.shared,
+        stats.replayed,
+        stats.failed + stats.cancelled,
+        stats.computed_tokens,
+        stats.cached_tokens,
+        stats.generated_tokens,
+        stats.avoided_prompt_tokens + stats.avoided_generated_tokens,
+    )
+
+
+def _trees(batch: Batch, plans: Sequence[tuple[str, Plan]], cells: Mapping[str, Cells]) -> list[Tree]:
+    """The plan's tree, those of graphs inside it, and the calls of nodes that stand in none of them."""
+    left = dict(cells)
+    trees: list[Tree] = []
+    for title, plan in plans:
+        own = {name: left.pop(name) for name in [o.name for o in plan.operators] if name in left}
+        trees += ([Tree(["", title])] if title else []) + [plan_tree(plan, own)]
+    if left:
+        head = ["", "outside the plan:"] if trees else [f"batch {batch.name!r}, without a plan"]
+        trees.append(Tree([*head, *(f"   {name}  [\0{name}\0]" for name in left)], left))
+    return trees or [Tree([f"batch {batch.name!r}: no model calls"])]
+
+
+def _rows(batch: Batch) -> list[str]:
+    stats = batch.stats
+    replayed = f", {stats.rows_replayed:,} more from the journal" if stats.rows_replayed else ""
+    lines = [
+        f"rows: {stats.rows_done:,} done, {stats.rows_failed:,} failed{replayed}",
+        f"wall time: {stats.wall_s:.2f} s" + (f", {stats.rows_done / stats.wall_s:.1f} rows/s" if stats.wall_s else ""),
+        f"outside Halo: {_count(stats.outside, 'call')}" + (":" if stats.outside_reasons else ""),
+    ]
+    reasons = sorted(stats.outside_reasons.items(), key=lambda item: (-item[1], item[0]))
+    lines += [f"  {count:,}  {reason}" for reason, count in reasons]
+    lines += [f"trouble: {error}" for error in batch.errors]
+    return lines
+
+
+def _surroundings() -> list[str]:
+    executor = get_executor()
+    count, usage = executor.warmups()
+    return [_warmups(count, usage), *_engines(executor.pool.engines())]
+
+
+def _warmups(count: int, usage: Usage) -> str:
+    tokens = f" ({usage.computed_tokens:,} prompt tokens computed, {usage.cached_tokens:,} cached)" if count else ""
+    return f"prefixes warmed since the pool started: {count:,}{tokens}"
+
+
+def _engines(engines: Sequence[Engine]) -> list[str]:
+    rows = [
+        (
+            engine.name,
+            engine.model,
+            engine.health.state,
+            engine.counters.calls,
+            engine.counters.prompt_tokens - engine.counters.cached_tokens,
+            engine.counters.cached_tokens,
+            engine.counters.generated_tokens,
+            engine.counters.restarts,
+        )
+        for engine in engines
+    ]
+    if not rows:
+        return ["engines: none"]
+    headers = ("name", "model", "state", "calls", "computed", "cached", "generated", "restarts")
+    return ["engines since the pool started:", *("  " + line for line in table(headers, rows))]
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" + ("" if n == 1 else "s")
