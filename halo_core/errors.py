@@ -51,3 +51,11 @@ class JournalError(HaloError):
 
 class LiftError(HaloError):
     """A framework object cannot be lifted into a plan."""
+
+
+class ClosedError(HaloError):
+    """Something is used after it was closed."""
+
+
+class CloneError(HaloError):
+    """A framework object cannot be copied for a run of its own; the message names the attribute."""

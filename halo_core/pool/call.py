@@ -24,6 +24,8 @@ class CallOrigin:
     """Name of the plan's operator (LangGraph node, AutoGen agent)."""
     step: int = 0
     """Superstep or turn within the run; 0 when unknown."""
+    team: str = ""
+    """Id of the team that the agent speaks in, where the framework has teams; unique per team object."""
     attempt: int = 1
     """1 for the first try of the operator, 2 and up for the framework's own retries."""
 

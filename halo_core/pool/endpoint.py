@@ -188,6 +188,20 @@ class EndpointEngine:
         return
         yield
 
+    async def count_tokens(self, body: Mapping[str, Any]) -> int | None:
+        """Ask `/tokenize`, which vLLM has; None where the server has none. Raises `EngineError`."""
+        kept = ("messages", "tools", "chat_template_kwargs")
+        wire = {"model": self.model, "add_generation_prompt": True} | {k: body[k] for k in kept if body.get(k)}
+        data = self._encode(wire)
+        response = await self._attempt(lambda: self._client.request("POST", f"{self._root}/tokenize", data))
+        if response.status in (404, 405):
+            return None
+        if response.status != 200:
+            raise self._refusal(response.status, response.body)
+        said = parse(response.body)
+        count = said.get("count") if isinstance(said, dict) else None
+        return count if isinstance(count, int) else None
+
     async def close(self) -> None:
         """Close the connections; calls under way get `EngineDiedError`."""
         self._health = Health("closed")

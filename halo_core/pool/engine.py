@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from halo_core.pool.call import Completion, LLMCall
 
@@ -85,6 +85,9 @@ class Engine(Protocol):
 
     def cache_events(self) -> AsyncIterator[CacheEvent]:
         """Changes of the prefix cache from now on; ends at once where the engine sends none."""
+
+    async def count_tokens(self, body: Mapping[str, Any]) -> int | None:
+        """Tokens of a request's prompt by the model's own template and tokenizer; None where it cannot tell."""
 
     async def check(self) -> Health:
         """Ask the engine how it is."""

@@ -7,9 +7,9 @@ import atexit
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from halo_core.errors import EngineDiedError, EngineStartError, HaloError, UnknownModelError
 from halo_core.pool.config import EndpointSpec, EngineSpec, PoolConfig, SimulatedSpec
@@ -152,6 +152,14 @@ class EnginePool:
         if not group.ready:
             raise failures[0] if failures else EngineStartError(f"model {group.model!r} has no engine")
         self._changed(group)
+
+    async def count_tokens(self, model: str, body: Mapping[str, Any]) -> tuple[int | None, int]:
+        """(tokens of a request's prompt, the model's context), both in tokens; None and 0 where no engine can tell.
+
+        Runs on the pool's loop and starts the engines. Raises `UnknownModelError`, `EngineError`.
+        """
+        engine = (await self.start(model)).ready[0]
+        return await engine.count_tokens(body), engine.capacity.max_model_len
 
     def report_dead(self, group: EngineGroup, engine: Engine) -> None:
         """Start a dead engine again in the background (on the pool's loop); idempotent per death."""

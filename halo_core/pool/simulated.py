@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import AsyncIterator, Callable
-from typing import Literal
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Literal
 
 from halo_core.errors import ConfigError, EngineDiedError, EngineError, EngineStartError, PromptTooLongError
 from halo_core.pool import simulated_model
@@ -126,6 +126,10 @@ class SimulatedEngine:
         self._health = Health("dead", reason)
         self.fail_after = None
         self._end(f"simulated engine {self.name!r} died: {reason}")
+
+    async def count_tokens(self, body: Mapping[str, Any]) -> int | None:
+        """Tokens of the stand-in tokenizer."""
+        return simulated_model.count_tokens(simulated_model.render(body))
 
     async def check(self) -> Health:
         """The state now."""

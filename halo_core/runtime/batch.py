@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from halo_core.pool.call import CallOrigin, Completion
 from halo_core.runtime.flight import Flight, MergeKey
-from halo_core.runtime.stats import BatchStats
+from halo_core.runtime.stats import BatchStats, OperatorStats
 
 MEMO_BYTES = 64 << 20
 """Answers kept for equal calls that come later; beyond it the least recently used are asked again."""
@@ -34,6 +34,12 @@ class Run:
     """Calls on their way that another run executes."""
     idle_since: float = 0.0
     repeats: Counter[tuple[str, str]] = field(default_factory=Counter)
+    stats: OperatorStats = field(default_factory=OperatorStats)
+    """Calls and tokens of this run alone."""
+    trouble: BaseException | None = None
+    """The last error of a call, where a framework would only pass on its text."""
+    steps: Counter[str] = field(default_factory=Counter)
+    """Calls that each operator has made so far; touched by the callers, not by the pool's loop."""
 
     def repetition(self, scope: str, fingerprint: str) -> int:
         """0 for the first call with this content in `scope` of this run, 1 for the next, and so on.
@@ -44,9 +50,9 @@ class Run:
         self.repeats[(scope, fingerprint)] = seen + 1
         return seen
 
-    def origin(self, operator: str, step: int = 0, attempt: int = 1) -> CallOrigin:
+    def origin(self, operator: str, step: int = 0, attempt: int = 1, team: str = "") -> CallOrigin:
         """Attribution for a call of this run."""
-        return CallOrigin(run=self.key, operator=operator, step=step, attempt=attempt)
+        return CallOrigin(self.key, operator, step, team, attempt)
 
 
 class Memo:

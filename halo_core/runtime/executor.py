@@ -7,7 +7,8 @@ import concurrent.futures
 import itertools
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
+from typing import Any
 
 from pydantic_core import to_json
 
@@ -150,10 +151,23 @@ class Executor:
 
     # -- calls ---------------------------------------------------------------------------------------------------
 
-    async def call(self, run: Run, call: LLMCall) -> Completion:
-        """Answer `call` for `run`, from the caller's own loop. Raises what the engine raised."""
+    async def call(
+        self,
+        run: Run,
+        call: LLMCall,
+        *,
+        link: Callable[[asyncio.Future[Any]], object] | None = None,
+        told: Callable[[How], None] | None = None,
+    ) -> Completion:
+        """Answer `call` for `run`, from the caller's own loop. Raises what the engine raised.
+
+        `link` gets a future whose cancellation gives the call up (other callers of an equal one stay); `told` hears how
+        the answer was got.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Completion] = loop.create_future()
+        if link is not None:
+            link(future)
         mailbox = mailbox_of(loop)
 
         def resolve(completion: Completion | None, error: BaseException | None) -> None:
@@ -169,7 +183,10 @@ class Executor:
 
         waiter = self._submit(run, call, on_done)
         try:
-            return await future
+            completion = await future
+            if told is not None:
+                told(waiter.how)
+            return completion
         except asyncio.CancelledError:
             self._mail.post(self._leave, waiter)
             raise
@@ -191,11 +208,22 @@ class Executor:
             self._mail.post(self._leave, waiter)
             raise
 
-    async def stream(self, run: Run, call: LLMCall) -> AsyncIterator[bytes]:
-        """The chunks of a streamed call as raw JSON objects, on the caller's own loop."""
+    async def stream(
+        self,
+        run: Run,
+        call: LLMCall,
+        *,
+        link: Callable[[asyncio.Future[Any]], object] | None = None,
+        told: Callable[[How], None] | None = None,
+    ) -> AsyncGenerator[bytes, None]:
+        """The chunks of a streamed call as raw JSON objects, on the caller's own loop; arguments as of `call`."""
         loop = asyncio.get_running_loop()
         mailbox = mailbox_of(loop)
         chunks: asyncio.Queue[bytes | BaseException] = asyncio.Queue()
+        if link is not None:
+            given_up: asyncio.Future[None] = loop.create_future()
+            given_up.add_done_callback(lambda _: chunks.put_nowait(asyncio.CancelledError()))
+            link(given_up)
 
         def on_done(completion: Completion | None, error: BaseException | None) -> None:
             mailbox.post(chunks.put_nowait, error if error is not None else _END)
@@ -206,10 +234,12 @@ class Executor:
             while True:
                 item = await chunks.get()
                 if isinstance(item, BaseException):
-                    finished = True
+                    finished = not isinstance(item, asyncio.CancelledError)
                     raise item
                 if item is _END:
                     finished = True
+                    if told is not None:
+                        told(waiter.how)
                     return
                 yield item
         finally:
@@ -345,6 +375,7 @@ class Executor:
         else:
             run.calling = max(run.calling - 1, 0)
         run.idle_since = time.monotonic()
+        run.stats.count(how, usage)
         run.batch.stats.count(waiter.call.origin.operator, how, usage)
         run.batch.changed()
 

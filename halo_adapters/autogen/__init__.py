@@ -1,0 +1,18 @@
+"""AutoGen under Halo: `HaloChatCompletionClient`, and `run_batch` for many tasks through one team.
+
+Importing this module patches nothing.
+"""
+
+from halo_adapters.autogen.batch import BatchResult, RunResult, arun_batch, run_batch
+from halo_adapters.autogen.client import HaloChatCompletionClient
+from halo_core.pool import PoolConfig, configure
+
+__all__ = [
+    "BatchResult",
+    "HaloChatCompletionClient",
+    "PoolConfig",
+    "RunResult",
+    "arun_batch",
+    "configure",
+    "run_batch",
+]

@@ -1,0 +1,205 @@
+"""Interception of AutoGen's own OpenAI client, for teams that are run under Halo without a change to their code.
+
+`create` and `create_stream` of the client's base class are wrapped. They do nothing special outside runs of Halo,
+unless a whole script is run under it (`halo exec`), where single calls are routed too.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from autogen_agentchat.agents import BaseChatAgent
+from autogen_agentchat.base import TaskResult
+from autogen_agentchat.teams import BaseGroupChat
+
+from halo_adapters.autogen.attribution import AGENT
+from halo_adapters.autogen.client import HaloChatCompletionClient
+from halo_adapters.autogen.tasks import task_content
+from halo_core.errors import HaloError
+from halo_core.pool import get_pool
+from halo_core.runtime import SESSION, get_executor
+
+logger = logging.getLogger(__name__)
+
+_installed: list[tuple[type, str, Any]] = []
+_everywhere = False
+_twins: WeakKeyDictionary[Any, HaloChatCompletionClient] = WeakKeyDictionary()
+
+
+def install(*, everywhere: bool = False) -> None:
+    """Wrap AutoGen's OpenAI client where autogen-ext has it; idempotent.
+
+    `everywhere`: every team and agent that the process runs is a run of Halo's ambient batch, and calls outside any run
+    are routed too.
+    """
+    global _everywhere
+    _everywhere = _everywhere or everywhere
+    if everywhere and not any(cls is BaseGroupChat for cls, _, _ in _installed):
+        _patch(BaseGroupChat, "run_stream", _run_stream)
+        _patch(BaseChatAgent, "run_stream", _run_stream)
+        _patch(BaseChatAgent, "run", _run)
+    if any(name == "create" for _, name, _ in _installed):
+        return
+    try:
+        from autogen_ext.models.openai import BaseOpenAIChatCompletionClient
+    except ImportError:  # nothing to intercept
+        return
+    _patch(BaseOpenAIChatCompletionClient, "create", _create)
+    _patch(BaseOpenAIChatCompletionClient, "create_stream", _create_stream)
+
+
+def uninstall() -> None:
+    """Put AutoGen's own methods back."""
+    global _everywhere
+    _everywhere = False
+    while _installed:
+        cls, name, original = _installed.pop()
+        setattr(cls, name, original)
+
+
+def _patch(cls: type, name: str, wrap: Any) -> None:
+    original = getattr(cls, name)
+    _installed.append((cls, name, original))
+    setattr(cls, name, functools.wraps(original)(wrap(original)))
+
+
+# -- calls -------------------------------------------------------------------------------------------------------------
+
+
+def _twin(client: Any) -> HaloChatCompletionClient | None:
+    """The client of the pool that stands for AutoGen's, None where the call is left alone."""
+    run = SESSION.get()
+    if run is None and not _everywhere:
+        return None
+    twin = _twins.get(client)
+    if twin is None:
+        sdk = client._client
+        arguments = dict(client._create_args)
+        try:
+            twin = HaloChatCompletionClient(
+                **arguments,
+                base_url=str(sdk.base_url),
+                api_key=sdk.api_key,
+                model_info=client.model_info,
+                add_name_prefixes=client._add_name_prefixes,
+                include_name_in_message=client._include_name_in_message,
+                late_system="error",  # as AutoGen's client itself
+            )
+        except HaloError as error:
+            _leave_alone(str(error))
+            return None
+        _twins[client] = twin
+    served, reason = get_pool().route(client._create_args["model"], twin._base_url, twin._settings.api_key)
+    if served is None:
+        _leave_alone(reason or "not routable")
+        return None
+    return twin
+
+
+def _leave_alone(reason: str) -> None:
+    run = SESSION.get()
+    batch = run.batch if run is not None else get_executor().ambient()
+    if reason not in batch.stats.outside_reasons:
+        logger.info("model call left alone: %s", reason)
+    batch.stats.leave_alone(reason)
+
+
+def _create(original: Any) -> Any:
+    async def create(self: Any, *args: Any, **kwargs: Any) -> Any:
+        twin = _twin(self)
+        if twin is None:
+            return await original(self, *args, **kwargs)
+        before = twin.actual_usage()
+        result = await twin.create(*args, **kwargs)
+        _charge(self, twin, before, result.usage)
+        return result
+
+    return create
+
+
+def _create_stream(original: Any) -> Any:
+    async def create_stream(self: Any, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
+        twin = _twin(self)
+        inner = original(self, *args, **kwargs) if twin is None else twin.create_stream(*args, **kwargs)
+        before = twin.actual_usage() if twin is not None else None
+        async with aclosing(inner):
+            async for item in inner:
+                if twin is not None and not isinstance(item, str):
+                    _charge(self, twin, before, item.usage)
+                yield item
+
+    return create_stream
+
+
+def _charge(client: Any, twin: HaloChatCompletionClient, before: Any, usage: Any) -> None:
+    """Usage stands where the app looks for it: at its own client."""
+    from autogen_ext.models.openai._openai_client import _add_usage
+
+    client._total_usage = _add_usage(client._total_usage, usage)
+    if twin.actual_usage() != before:
+        client._actual_usage = _add_usage(client._actual_usage, usage)
+
+
+# -- runs (halo exec) --------------------------------------------------------------------------------------------------
+
+
+def _run_stream(original: Any) -> Any:
+    async def run_stream(self: Any, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
+        if SESSION.get() is not None:
+            async with aclosing(original(self, *args, **kwargs)) as stream:
+                async for item in stream:
+                    yield item
+            return
+        executor = get_executor()
+        run = executor.begin(executor.ambient(), task_content(kwargs.get("task")))
+        failed = True
+        try:
+            await executor.admitted(run)
+            stream = original(self, *args, **kwargs)
+            try:
+                while True:
+                    # Around each step: a generator shares its consumer's context.
+                    session, agent = SESSION.set(run), AGENT.set(self.name)
+                    try:
+                        item = await anext(stream)
+                    except StopAsyncIteration:
+                        break
+                    finally:
+                        AGENT.reset(agent)
+                        SESSION.reset(session)
+                    failed = not isinstance(item, TaskResult) and failed
+                    yield item
+            finally:
+                await stream.aclose()
+        finally:
+            executor.end(run, failed=failed)
+
+    return run_stream
+
+
+def _run(original: Any) -> Any:
+    async def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if SESSION.get() is not None:
+            return await original(self, *args, **kwargs)
+        executor = get_executor()
+        own = executor.begin(executor.ambient(), task_content(kwargs.get("task")))
+        failed = True
+        try:
+            await executor.admitted(own)
+            session, agent = SESSION.set(own), AGENT.set(self.name)
+            try:
+                result = await original(self, *args, **kwargs)
+            finally:
+                AGENT.reset(agent)
+                SESSION.reset(session)
+            failed = False
+            return result
+        finally:
+            executor.end(own, failed=failed)
+
+    return run

@@ -1,0 +1,67 @@
+"""What a model's chat template does with a system message that is not the first: seen by rendering one."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from halo_core.pool import SimulatedSpec, VLLMSpec, get_pool
+
+logger = logging.getLogger(__name__)
+
+_MARK = "a-late-system-message"
+_PROBE = (
+    {"role": "system", "content": "first"},
+    {"role": "user", "content": "question"},
+    {"role": "system", "content": _MARK},
+    {"role": "user", "content": "more"},
+)
+
+
+def shows_late_system(served: str) -> bool:
+    """Whether the template of a served model renders a later system message; False where nobody can tell."""
+    for spec in get_pool().config.engines:
+        if spec.model == served:
+            if isinstance(spec, SimulatedSpec):
+                return True
+            return isinstance(spec, VLLMSpec) and _template_shows(spec.path or spec.model)
+    return False
+
+
+@functools.cache
+def _template_shows(folder: str) -> bool:
+    template = _template(Path(folder))
+    if template is None:
+        return False
+    from jinja2.exceptions import TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def refuse(message: str) -> None:
+        raise TemplateError(message)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.globals["raise_exception"] = refuse
+    environment.filters["tojson"] = lambda value, **_: json.dumps(value)
+    names: dict[str, Any] = {"bos_token": "", "eos_token": "", "add_generation_prompt": True}
+    try:
+        return _MARK in environment.from_string(template).render(messages=[dict(m) for m in _PROBE], **names)
+    except Exception as error:  # a template may do anything; one that refuses the probe refuses the message
+        logger.info("the chat template of %s takes no later system message: %s", folder, error)
+        return False
+
+
+def _template(folder: Path) -> str | None:
+    """The chat template in a model's folder."""
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text("utf-8")
+    config = folder / "tokenizer_config.json"
+    if not config.is_file():
+        return None
+    found = json.loads(config.read_text("utf-8")).get("chat_template")
+    return found if isinstance(found, str) else None
