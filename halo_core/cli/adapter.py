@@ -78,5 +78,5 @@ def adapter_for(target: Any, name: str) -> Adapter:
             return adapter
     raise ConfigError(
         f"{name} is a {type(target).__name__}, which no installed adapter runs "
-        f"(adapters: {', '.join(a.name for a in known) or 'none; install halo-agents[langgraph]'})"
+        f"(adapters: {', '.join(a.name for a in known) or 'none; install halo-agents[langgraph] or [autogen]'})"
     )

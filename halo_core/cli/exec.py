@@ -49,7 +49,7 @@ def exec_script(
     config: Config = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No summary at the end.")] = False,
 ) -> None:
-    """Run an unmodified script: every graph that it compiles runs on the pool, all its runs as one batch.
+    """Run an unmodified script: every graph and team that it runs has its model calls on the pool, all as one batch.
 
     Exits with the script's own code. The summary goes to stderr.
     """
@@ -62,7 +62,7 @@ def exec_script(
         raise typer.Exit(1) from None
     installed = adapters()
     if not installed:
-        raise ConfigError("no framework that Halo knows is installed: pip install 'halo-agents[langgraph]'")
+        raise ConfigError("no framework that Halo knows is installed: pip install 'halo-agents[langgraph]' or 'halo-agents[autogen]'")
     configured_pool(config, models)
     record = None
     if journal is not None:
@@ -117,7 +117,7 @@ def describe(stats: BatchStats) -> str:
     total = total_of(stats)
     seen = total.planned + stats.outside
     if not seen:
-        return "halo: no model call was seen: does the script compile and run a graph?"
+        return "halo: no model call was seen: does the script run a graph or a team?"
     parts = [f"{total.executed:,} executed", f"{total.shared:,} shared"]
     if total.replayed:
         parts.append(f"{total.replayed:,} replayed")

@@ -16,7 +16,8 @@ Target = Annotated[
     str,
     typer.Argument(
         metavar="MODULE:NAME",
-        help="The app: a compiled graph, a graph builder, or a function without arguments that returns one.",
+        help="The app: a compiled graph, a graph builder, an AutoGen team or agent, or a function without arguments "
+        "that returns one.",
         show_default=False,
     ),
 ]

@@ -70,7 +70,7 @@ def _attribute(module: Any, module_name: str, path: str) -> Any:
         if not hasattr(target, part):
             names = [name for name in vars(target) if not name.startswith("_")] if hasattr(target, "__dict__") else []
             apps = [name for name in names if any(adapter.accepts(getattr(target, name)) for adapter in adapters())]
-            hint = f"; its graphs: {', '.join(apps)}" if apps else ""
+            hint = f"; its apps: {', '.join(apps)}" if apps else ""
             raise ConfigError(f"{walked} ({getattr(module, '__file__', '?')}) has no attribute {part!r}{hint}")
         target = getattr(target, part)
         walked = f"{walked}.{part}"

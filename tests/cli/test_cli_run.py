@@ -118,7 +118,7 @@ def test_a_malformed_row_stops_everything_before_it_starts(
     [
         (
             ("run", "app:nothing", "-i", "rows.jsonl", "-o", "o"),
-            "has no attribute 'nothing'; its graphs: builder, graph, agraph",
+            "has no attribute 'nothing'; its apps: builder, graph, agraph",
         ),
         (("run", "app:Holder.x", "-i", "rows.jsonl", "-o", "o"), "app.Holder"),
         (("run", "nowhere:graph", "-i", "rows.jsonl", "-o", "o"), "there is no module 'nowhere'"),

@@ -1,0 +1,96 @@
+"""AutoGen's side of the command line."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from autogen_agentchat.base import ChatAgent, TaskResult, Team
+
+from halo_adapters.autogen import drive, intercept
+from halo_adapters.autogen.batch import TeamRows, Template, fingerprint, outcome
+from halo_adapters.autogen.clone import clone
+from halo_adapters.autogen.lift import lift
+from halo_adapters.autogen.report import explain, explain_analyze
+from halo_adapters.autogen.tasks import result_to_json, task_content, task_of
+from halo_core.plan import Plan
+from halo_core.runtime import Batch, BatchOptions, Journal
+from halo_core.runtime.loops import iterate_async
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A team or an agent that is to be run under Halo."""
+
+    app: Any
+    merge: bool
+    last: Batch | None = None
+
+
+class AutoGenAdapter:
+    """Runs teams and agents; a row is an object whose `task` is a text or a list of messages."""
+
+    name = "autogen"
+
+    def accepts(self, target: Any) -> bool:
+        return isinstance(target, Team | ChatAgent)
+
+    def prepare(self, target: Any, *, merge: bool = True) -> Prepared:
+        intercept.install()
+        return Prepared(target, merge)
+
+    def run(
+        self,
+        app: Prepared,
+        rows: Sequence[Any],
+        *,
+        journal: Journal | None = None,
+        on_change: Callable[[Batch], None] | None = None,
+        keys: Sequence[str] | None = None,
+        concurrency: int | None = None,
+    ) -> Iterator[tuple[int, Any]]:
+        template = Template(app.app)
+
+        async def results() -> AsyncGenerator[tuple[int, Any], None]:
+            await template.prepare()
+            options = BatchOptions(journal, on_change, keys)
+            batch = TeamRows(template, rows, limit=concurrency, merge=app.merge, options=options)
+            app.last = batch.batch
+            async with aclosing(batch.rows.as_completed(batch.work)) as ended:
+                async for i, result in ended:
+                    run = outcome(i, rows[i], result)
+                    yield i, run.result if run.error is None else run.error
+
+        yield from iterate_async(results)
+
+    def encode(self, result: TaskResult) -> Any:
+        return result_to_json(result)
+
+    def row_content(self, row: Any) -> str:
+        return task_content(row)
+
+    def plan(self, app: Prepared) -> Plan | None:
+        return lift(app.app)
+
+    def explain(self, app: Prepared, rows: Sequence[Any] | None) -> str:
+        tasks = [task_of(row) for row in rows] if rows is not None else None
+        return explain(app.app, tasks, why_not_native=_why_not_native)
+
+    def explain_analyze(self, app: Prepared) -> str:
+        return explain_analyze(app.last, app.app) if app.last is not None else ""
+
+    def fingerprint(self, app: Prepared) -> str:
+        return fingerprint(app.app)
+
+    def install(self, *, openai_sdk: bool) -> None:
+        intercept.install(everywhere=True)
+
+
+def _why_not_native(app: Any) -> str | None:
+    """Why a copy of this team would run on AutoGen's runtime; an agent by itself needs none."""
+    return drive.why_not_native(clone(app)) if isinstance(app, Team) else None
+
+
+ADAPTER = AutoGenAdapter()
