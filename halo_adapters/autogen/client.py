@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 from autogen_core import EVENT_LOGGER_NAME, CancellationToken, Component, Image
 from autogen_core.logging import LLMCallEvent, LLMStreamEndEvent, LLMStreamStartEvent
 from autogen_core.models import (
+    AssistantMessage,
     ChatCompletionClient,
     CreateResult,
     LLMMessage,
@@ -79,7 +80,7 @@ class HaloChatCompletionClient(ChatCompletionClient, Component[HaloClientConfig]
 
     @property
     def _create_args(self) -> dict[str, Any]:
-        return {"model": self._settings.model, **self._settings.create_args}
+        return {"model": self._settings.model, **request_fields(self._settings.create_args)}
 
     @property
     def _base_url(self) -> str | None:
@@ -98,9 +99,9 @@ class HaloChatCompletionClient(ChatCompletionClient, Component[HaloClientConfig]
         cancellation_token: CancellationToken | None = None,
     ) -> CreateResult:
         """One answer. Cancelling the token gives up this caller; others who wait for an equal call get it."""
-        served, body = self._request(messages, tools, tool_choice, json_output, extra_create_args or {})
         how: list[How] = []
-        with calling(lambda: _content(body)) as (run, origin):
+        with calling(lambda: _content(messages)) as (run, origin):
+            served, body = self._request(messages, tools, tool_choice, json_output, extra_create_args or {})
             completion = await get_executor().call(
                 run,
                 LLMCall(served, body, origin=origin),
@@ -108,7 +109,8 @@ class HaloChatCompletionClient(ChatCompletionClient, Component[HaloClientConfig]
                 told=how.append,
             )
         document = completion.parse()
-        result = result_of(document, self._settings.info["family"], structured=_is_class(json_output))
+        structured = self._structured(json_output, extra_create_args or {})
+        result = result_of(document, self._settings.info["family"], structured=structured)
         if events.isEnabledFor(logging.INFO):
             document["model"] = self._settings.model
             events.info(
@@ -139,10 +141,11 @@ class HaloChatCompletionClient(ChatCompletionClient, Component[HaloClientConfig]
 
         `max_consecutive_empty_chunk_tolerance` and `include_usage` are taken for the sake of AutoGen's client.
         """
-        served, body = self._request(messages, tools, tool_choice, json_output, extra_create_args or {})
-        assembler = Assembler(self._settings.info["family"], structured=_is_class(json_output))
+        structured = self._structured(json_output, extra_create_args or {})
+        assembler = Assembler(self._settings.info["family"], structured=structured)
         how: list[How] = []
-        with calling(lambda: _content(body)) as (run, origin):
+        with calling(lambda: _content(messages)) as (run, origin):
+            served, body = self._request(messages, tools, tool_choice, json_output, extra_create_args or {})
             stream = get_executor().stream(
                 run,
                 LLMCall(served, body, stream=True, origin=origin),
@@ -183,7 +186,8 @@ class HaloChatCompletionClient(ChatCompletionClient, Component[HaloClientConfig]
         if self._closed:
             raise ClosedError(f"{self!r} was closed: make a new client, or close it after the last call")
         settings = self._settings
-        served, reason = get_pool().route(settings.model, settings.base_url, settings.api_key)
+        model = extra.get("model") or settings.model
+        served, reason = get_pool().route(model, settings.base_url, settings.api_key)
         if served is None:
             raise UnknownModelError(f"{self!r}: {reason}")
         return served, self._body(served, messages, tools, tool_choice, json_output, extra)
@@ -200,7 +204,11 @@ class HaloChatCompletionClient(ChatCompletionClient, Component[HaloClientConfig]
         settings = self._settings
         if unknown := [name for name in extra if name not in REQUEST_FIELDS and name not in ENGINE_FIELDS]:
             raise ValueError(f"Extra create args are invalid: {', '.join(unknown)}")
-        body: dict[str, Any] = {**settings.create_args, **request_fields(extra)}
+        body = request_fields({**settings.create_args, **extra})
+        model = body.pop("model", settings.model)
+        dialect = self._dialect if model == settings.model else Dialect.of(model, settings.info["family"])
+        if options := body.get("stream_options"):
+            body["stream_options"] = {**options, "include_usage": True}
         if tools and settings.info["function_calling"] is False:
             raise ValueError("Model does not support function calling")
         choice = tool_choice_to_wire(tool_choice, tools)
@@ -209,7 +217,9 @@ class HaloChatCompletionClient(ChatCompletionClient, Component[HaloClientConfig]
             raise ValueError("Model does not support vision and image was provided")
         if not settings.info.get("multiple_system_messages", False):
             messages = merge_system(messages, lambda message: self._late(message, served))
-        wire = messages_to_wire(messages, self._dialect, prefixes=settings.prefixes, names=settings.names)
+        if model.startswith("claude-"):
+            messages = _rstrip_last(messages)
+        wire = messages_to_wire(messages, dialect, prefixes=settings.prefixes, names=settings.names)
         body["messages"] = canonical_ids(wire)
         if tools:
             body["tools"] = tools_to_wire(tools)
@@ -217,6 +227,11 @@ class HaloChatCompletionClient(ChatCompletionClient, Component[HaloClientConfig]
         if response_format is not None:
             body["response_format"] = response_format
         return body
+
+    def _structured(self, json_output: bool | type[BaseModel] | None, extra: Mapping[str, Any]) -> bool:
+        """Whether a Pydantic class says what the answer looks like."""
+        given = extra.get("response_format", self._settings.create_args.get("response_format"))
+        return _is_class(json_output) or _is_class(given)
 
     def _late(self, message: SystemMessage, served: str) -> LLMMessage | None:
         policy = self._settings.late_system
@@ -310,20 +325,22 @@ class HaloChatCompletionClient(ChatCompletionClient, Component[HaloClientConfig]
 
 def _response_format(given: Any, json_output: bool | type[BaseModel] | None, info: ModelInfo) -> Any:
     """The `response_format` of a request. Raises `ValueError` where `model_info` says that the model cannot."""
+    if json_output is not None and not isinstance(json_output, bool) and not _is_class(json_output):
+        raise ValueError(f"json_output must be a boolean or a Pydantic model class, got {type(json_output)}")
+    if json_output is True and info["json_output"] is False:
+        raise ValueError("Model does not support JSON output.")
     if _is_class(given):
-        json_output, given = given, None
-    if json_output is None:
+        if _is_class(json_output):
+            raise ValueError(
+                "response_format and json_output cannot be set to a Pydantic model class at the same time."
+            )
+        json_output = given
+    elif json_output is None:
         if isinstance(given, Mapping) and given.get("type") == "json_object" and not info["json_output"]:
             raise ValueError("Model does not support JSON output.")
         return given
-    if json_output is True:
-        if info["json_output"] is False:
-            raise ValueError("Model does not support JSON output.")
-        return {"type": "json_object"}
-    if json_output is False:
-        return {"type": "text"}
-    if not _is_class(json_output):
-        raise ValueError(f"json_output must be a boolean or a Pydantic model class, got {type(json_output)}")
+    if isinstance(json_output, bool):
+        return {"type": "json_object" if json_output else "text"}
     if info["structured_output"] is False:
         raise ValueError("Model does not support structured output.")
     return _schema_of(json_output)
@@ -346,11 +363,19 @@ def _is_class(value: Any) -> bool:
     return isinstance(value, type) and issubclass(value, BaseModel)
 
 
+def _rstrip_last(messages: Sequence[LLMMessage]) -> Sequence[LLMMessage]:
+    """The same messages, without white space at the end where the assistant has the last word: Claude refuses it."""
+    last = messages[-1] if messages else None
+    if not isinstance(last, AssistantMessage) or not isinstance(last.content, str):
+        return messages
+    return [*messages[:-1], last.model_copy(update={"content": last.content.rstrip()})]
+
+
 def _has_image(message: LLMMessage) -> bool:
     if not isinstance(message, UserMessage) or isinstance(message.content, str):
         return False
     return any(isinstance(part, Image) for part in message.content)
 
 
-def _content(body: Mapping[str, Any]) -> str:
-    return digest(json.dumps(body["messages"], sort_keys=True, default=str))
+def _content(messages: Sequence[LLMMessage]) -> str:
+    return digest(json.dumps([message.model_dump() for message in messages], default=repr))

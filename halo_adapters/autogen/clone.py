@@ -172,7 +172,7 @@ class _Copy:
             elif isinstance(found, BaseGroupChat) and found is not value:
                 memo[id(found)] = self.part(found, f"{path} ({type(found).__name__})")
         try:
-            return copy.deepcopy(value, memo)
+            return copy.deepcopy(value, dict(memo))
         except Exception as error:
             where = _culprit(value, memo, path)
             raise CloneError(

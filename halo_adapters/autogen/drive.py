@@ -10,6 +10,7 @@ have done too, and which makes prompts equal from run to run.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractContextManager, aclosing, nullcontext
 from typing import Any, cast
@@ -236,23 +237,28 @@ class Driver:
         """Turns of several participants side by side; what they say comes in their order, live for the first."""
         queues: list[asyncio.Queue[Any]] = [asyncio.Queue() for _ in names]
 
-        async def run(name: str, queue: asyncio.Queue[Any]) -> None:
-            try:
-                async with aclosing(self._turn(name, token)) as turn:
-                    async for event in turn:
-                        queue.put_nowait(event)
-                queue.put_nowait(None)
-            except BaseException as error:
-                failed.append(error)
-                for other in queues:  # nobody waits for the end of a conversation that has failed
-                    other.put_nowait(error)
-                if isinstance(error, asyncio.CancelledError):
-                    raise
-
         failed: list[BaseException] = []
-        tasks = [asyncio.ensure_future(run(name, queue)) for name, queue in zip(names, queues, strict=True)]
-        for task in tasks:
+
+        async def run(name: str, queue: asyncio.Queue[Any]) -> None:
+            async with aclosing(self._turn(name, token)) as turn:
+                async for event in turn:
+                    queue.put_nowait(event)
+
+        def ended(task: asyncio.Task[None], queue: asyncio.Queue[Any]) -> None:
+            error = asyncio.CancelledError() if task.cancelled() else task.exception()
+            if error is None:
+                queue.put_nowait(None)
+                return
+            failed.append(error)
+            for each in queues:  # nobody waits for the end of a conversation that has failed
+                each.put_nowait(None)
+
+        tasks: list[asyncio.Task[None]] = []
+        for name, queue in zip(names, queues, strict=True):
+            task = asyncio.create_task(run(name, queue))
+            task.add_done_callback(functools.partial(ended, queue=queue))
             token.link_future(task)
+            tasks.append(task)
         try:
             for queue in queues:
                 while True:
@@ -518,8 +524,6 @@ def uninstall_class_patch() -> None:
 
 
 def _either(original: Any, native: Any) -> Any:
-    import functools
-
     @functools.wraps(original)
     def method(self: BaseGroupChat, *args: Any, **kwargs: Any) -> Any:
         return (native if why_not_native(self) is None else original)(self, *args, **kwargs)
