@@ -6,7 +6,7 @@ export HF_HUB_OFFLINE ?= 1
 export VLLM_NO_USAGE_STATS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env model demo test test-fast lint format bench-quick conformance-langgraph clean
+.PHONY: help env model demo test test-fast lint format bench-quick conformance-langgraph conformance-autogen clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-24s %s\n", $$1, $$2}'
@@ -38,7 +38,10 @@ bench-quick: model ## a ten-minute smoke of the benchmarks
 	@$(PY) -m benchmarks.quick
 
 conformance-langgraph: env ## LangGraph's, its prebuilt agents' and LangChain's own test suites under Halo
-	@$(PY) -m integrations.conformance all
+	@$(PY) -m integrations.conformance all-langgraph
+
+conformance-autogen: env ## AutoGen's own test suites under Halo
+	@$(PY) -m integrations.conformance all-autogen
 
 clean: ## remove what make made here (not the user cache)
 	rm -rf $(VENV) .conformance build *.egg-info

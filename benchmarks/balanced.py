@@ -10,6 +10,8 @@ from langchain_core.outputs import ChatResult
 from langchain_openai import ChatOpenAI
 from pydantic import PrivateAttr
 
+from benchmarks.engines import unlimited_http
+
 
 class BalancedChatOpenAI(ChatOpenAI):
     """ChatOpenAI over several equal servers, shortest queue first; connections are not limited."""
@@ -21,7 +23,7 @@ class BalancedChatOpenAI(ChatOpenAI):
     def over(cls, urls: list[str], **settings: Any) -> BalancedChatOpenAI:
         """One client per server, with connections of its own (LangChain's cached ones belong to one event loop)."""
         balanced = cls(base_url=urls[0], **settings)
-        balanced._servers = [ChatOpenAI(base_url=url, http_async_client=_client(), **settings) for url in urls]
+        balanced._servers = [ChatOpenAI(base_url=url, http_async_client=unlimited_http(), **settings) for url in urls]
         balanced._under_way = [0] * len(urls)
         return balanced
 
@@ -38,10 +40,3 @@ class BalancedChatOpenAI(ChatOpenAI):
             return await self._servers[i]._agenerate(messages, stop, run_manager, **kwargs)
         finally:
             self._under_way[i] -= 1
-
-
-def _client() -> Any:
-    import httpx2
-
-    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
-    return httpx2.AsyncClient(limits=limits, timeout=600)

@@ -37,6 +37,14 @@ def base_urls(pool: EnginePool) -> list[str]:
     return [engine.base_url for engine in pool.group(MODEL).engines]  # type: ignore[attr-defined]
 
 
+def unlimited_http() -> Any:
+    """An HTTP client for a baseline's OpenAI SDK whose connections are not limited."""
+    import httpx2
+
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
+    return httpx2.AsyncClient(limits=limits, timeout=600)
+
+
 @dataclass(frozen=True)
 class EngineTotals:
     """Counters of all engines, summed, as vLLM itself reports them."""

@@ -7,6 +7,7 @@ anything. Two divisions of the calls among the engines are tried once each, the 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,7 +21,8 @@ Division = Callable[[Sequence[LLMCall], int], list[list[LLMCall]]]
 def cost(call: LLMCall, shared_chars: int = 0) -> float:
     """Rough work of a call in prompt tokens."""
     prompt = Prompt.of(call.body)
-    return (prompt.chars - shared_chars) / 4 + 2.0 * float(call.body.get("max_completion_tokens") or 64)
+    limit = call.body.get("max_completion_tokens") or call.body.get("max_tokens") or 64
+    return (prompt.chars - shared_chars) / 4 + 2.0 * float(limit)
 
 
 def _by_prefix(calls: Sequence[LLMCall]) -> list[list[LLMCall]]:
@@ -32,12 +34,21 @@ def _by_prefix(calls: Sequence[LLMCall]) -> list[list[LLMCall]]:
     return list(groups.values())
 
 
+def _by_conversation(calls: Sequence[LLMCall]) -> list[list[LLMCall]]:
+    """The calls of one prefix group by what was said first: an agent's later turns continue its earlier prompts."""
+    conversations: dict[str, list[LLMCall]] = defaultdict(list)
+    for call in calls:
+        first = next((m for m in call.body["messages"] if m["role"] not in ("system", "developer")), None)
+        conversations[json.dumps(first, sort_keys=True)].append(call)
+    return list(conversations.values())
+
+
 def spread(calls: Sequence[LLMCall], engines: int) -> list[list[LLMCall]]:
     """Every engine gets its share of every prefix group: perfectly even, each prefix computed on each engine."""
     lists: list[list[LLMCall]] = [[] for _ in range(engines)]
     for group in _by_prefix(calls):
-        for i, call in enumerate(group):
-            lists[i % engines].append(call)
+        for i, conversation in enumerate(_by_conversation(group)):
+            lists[i % engines] += conversation
     return lists
 
 
@@ -51,10 +62,10 @@ def packed(calls: Sequence[LLMCall], engines: int) -> list[list[LLMCall]]:
         lists[i] += group
         loads[i] += sum(map(cost, group))
     for group in groups[len(groups) - len(groups) % engines :] if engines > 1 else ():
-        for call in group:
+        for conversation in _by_conversation(group):
             i = loads.index(min(loads))
-            lists[i].append(call)
-            loads[i] += cost(call)
+            lists[i] += conversation
+            loads[i] += sum(map(cost, conversation))
     return lists
 
 

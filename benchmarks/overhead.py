@@ -9,11 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import operator
-import socket
-import subprocess
-import sys
-import tempfile
-import time
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
@@ -23,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measure import RunRecord, measured, ratio, report, write
+from benchmarks.processes import spawn, stub_server
 
 CALLS_PER_ROW = 4
 
@@ -93,21 +89,6 @@ def child(system: str, rows: int, url: str, concurrency: int) -> dict[str, Any]:
     return vars(record)
 
 
-def _stub() -> tuple[subprocess.Popen[bytes], str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen([sys.executable, "-m", "tests.stub_server", "--port", str(port), "--model", "m"])
-    for _ in range(200):
-        try:
-            socket.create_connection(("127.0.0.1", port), 0.2).close()
-            return process, f"http://127.0.0.1:{port}/v1"
-        except OSError:
-            time.sleep(0.05)
-    process.kill()
-    raise RuntimeError("the stub server did not start")
-
-
 def main(
     rows: Annotated[int, typer.Option(help="Rows for Halo.")] = 10_000,
     baseline_rows: Annotated[int, typer.Option(help="Rows for the others (their cost per call does not fall).")] = 1000,
@@ -121,19 +102,17 @@ def main(
     if child_ and out is not None:
         out.write_text(json.dumps(child(child_, rows, url, 256)), "utf-8")
         return
-    stub, url = _stub()
     records: list[RunRecord] = []
-    try:
+    with stub_server("m") as url:
         for trial in range(trials):
             for system, count in (
                 ("halo", rows),
                 ("halo on Pregel", baseline_rows),
                 ("LangGraph + ChatOpenAI", baseline_rows),
             ):
-                records.append(_spawn(system, count, "" if system.startswith("halo") else url))
+                server = "" if system.startswith("halo") else url
+                records.append(spawn("benchmarks.overhead", "--child", system, "--rows", str(count), "--url", server))
                 records[-1].trial = trial
-    finally:
-        stub.kill()
     table = Table(title=f"Orchestration cost, {CALLS_PER_ROW} calls a row")
     for column in ("system", "trial", "rows", "CPU ms per call", "wall s", "MB over imports"):
         table.add_column(column, justify="right")
@@ -151,14 +130,6 @@ def main(
     per_call = [RunRecord(r.system, r.trial, wall_s=r.extra["cpu_ms_per_call"]) for r in records]
     ratios = {"LangGraph/halo CPU per call": ratio(per_call, "LangGraph + ChatOpenAI", "halo")}
     write(report("overhead", rows, "simulated, zero latency", records, ratios, trials=trials), json_)
-
-
-def _spawn(system: str, rows: int, url: str) -> RunRecord:
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "record.json"
-        command = [sys.executable, "-m", "benchmarks.overhead", "--child", system, "--rows", str(rows)]
-        subprocess.run([*command, "--url", url, "--out", str(out)], check=True)
-        return RunRecord(**json.loads(out.read_text("utf-8")))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,9 @@ from rich.console import Console
 RUNS = (
     ("consolidate", ["--rows", "5000", "--rows", "10000", "--trials", "1"]),
     ("overhead", ["--rows", "500", "--baseline-rows", "100", "--trials", "1"]),
+    ("autogen-overhead", ["--rows", "100", "--baseline-rows", "30", "--trials", "1"]),
     ("demo", ["--rows", "8", "--trials", "1", "--layout", "2x1", "--repeats", "half"]),
+    ("autogen-review", ["--rows", "4", "--trials", "1", "--repeats", "half"]),
 )
 
 
@@ -24,7 +26,7 @@ def main() -> None:
         for name, arguments in RUNS:
             began = time.perf_counter()
             out = Path(folder) / f"{name}.json"
-            command = [sys.executable, "-m", f"benchmarks.{name}", *arguments, "--json", str(out)]
+            command = [sys.executable, "-m", f"benchmarks.{name.replace('-', '_')}", *arguments, "--json", str(out)]
             status = subprocess.run(command, check=False).returncode
             if status or not out.is_file():
                 raise SystemExit(f"benchmark {name} failed (exit {status}): {' '.join(command)}")

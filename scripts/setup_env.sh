@@ -78,6 +78,7 @@ if ! install; then
   say "the packages could not be installed (above: the end of the last attempt). Run it again to go on from here."
   exit 1
 fi
+rm -rf halo_agents.egg-info  # an old one beside the sources would hide new entry points
 if ! quietly "$py" -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e .; then
   printf '%s\n' "$last_failure" >&2
   say "the project itself could not be installed into $venv"

@@ -10,18 +10,20 @@ from typing import Any
 import pytest
 
 import halo_adapters.langgraph as halo
-from halo_core.pool import SimulatedSpec
+from halo_adapters.autogen import intercept
+from halo_core.pool import EnginePool, SimulatedSpec
 
 DOCS = Path(__file__).parent.parent / "docs"
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(autouse=True)
-def simulated() -> Iterator[None]:
+def simulated() -> Iterator[EnginePool]:
     pool = halo.configure(halo.PoolConfig(models={"*": "sim"}, engines=(SimulatedSpec(model="sim"),)))
-    yield
+    yield pool
     pool.close()
     halo.uninstall()
+    intercept.uninstall()
 
 
 def pages() -> list[str]:
@@ -29,12 +31,13 @@ def pages() -> list[str]:
 
 
 @pytest.mark.parametrize("name", pages())
-def test_the_code_on_the_page_runs(name: str) -> None:
+def test_the_code_on_the_page_runs(name: str, simulated: EnginePool) -> None:
     blocks = BLOCK.findall((DOCS / name).read_text("utf-8"))
     scope: dict[str, Any] = {"__name__": f"docs_{name.removesuffix('.md')}"}
     for number, block in enumerate(blocks):
         exec(compile(block, f"{name}, block {number}", "exec"), scope)
-    assert "app" in scope  # every page builds one
+    assert {"app", "team"} & scope.keys()  # every page builds one
+    assert sum(engine.counters.calls for engine in simulated.group("sim").engines)  # and calls the model
 
 
 def test_links_between_pages_lead_somewhere() -> None:

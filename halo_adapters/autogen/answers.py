@@ -23,7 +23,6 @@ _REASONS: dict[str, FinishReason] = {
     "function_calls": "function_calls",
     "tool_calls": "function_calls",
 }
-_THINK = re.compile(r"<think>(.*?)</think>", re.DOTALL)
 _NOT_A_NAME = re.compile(r"[^a-zA-Z0-9_-]")
 
 
@@ -48,13 +47,14 @@ def result_of(document: Mapping[str, Any], family: str, *, structured: bool = Fa
     content: str | list[FunctionCall]
     if calls := message.get("tool_calls"):
         thought = text or None
-        content = [_call(call["function"].get("name", ""), call["function"].get("arguments", "")) for call in calls]
-        reason = "tool_calls"
+        content = [_call(call["function"].get("name"), call["function"].get("arguments")) for call in calls]
     else:
         content = text
         thought = _reasoning(message)
-        if structured:
-            _refuse_incomplete(reason)
+    if structured:
+        _refuse_incomplete(reason)
+    if calls:
+        reason = "tool_calls"
     return _result(content, thought, reason, _usage(document.get("usage")), _logprobs(choice), family)
 
 
@@ -80,16 +80,22 @@ def _result(
 
 def split_thought(text: str) -> tuple[str | None, str]:
     """(reasoning, answer) of a text with its reasoning in `<think>...</think>`."""
-    found = _THINK.search(text)
-    if found is None:
+    start, end = text.find("<think>"), text.find("</think>")
+    if start < 0 or end < start:
         return None, text
-    return found[1].strip(), text[found.end() :].strip()
+    return text[start + len("<think>") : end].strip(), text[end + len("</think>") :].strip()
 
 
-def _call(name: str, arguments: Any) -> FunctionCall:
-    if not isinstance(arguments, str):
-        arguments = json.dumps(arguments)
-    return FunctionCall(id=f"call_{uuid4().hex[:24]}", arguments=arguments, name=_NOT_A_NAME.sub("_", name)[:64])
+def _call(name: str | None, arguments: Any) -> FunctionCall:
+    name = _NOT_A_NAME.sub("_", name or "")[:64]
+    return FunctionCall(id=f"call_{uuid4().hex[:24]}", arguments=_text(arguments), name=name)
+
+
+def _text(arguments: Any) -> str:
+    """The arguments of a tool call, which some engines give as an object, as JSON text."""
+    if arguments is None:
+        return ""
+    return arguments if isinstance(arguments, str) else json.dumps(arguments)
 
 
 def _reasoning(message: Mapping[str, Any]) -> str | None:
@@ -121,7 +127,9 @@ def _logprobs(choice: Mapping[str, Any]) -> list[ChatCompletionTokenLogprob] | N
         ChatCompletionTokenLogprob(
             token=token["token"],
             logprob=token["logprob"],
-            top_logprobs=[TopLogprob(logprob=t["logprob"], bytes=t.get("bytes")) for t in token["top_logprobs"]],
+            top_logprobs=[
+                TopLogprob(logprob=t["logprob"], bytes=t.get("bytes")) for t in token.get("top_logprobs") or ()
+            ],
             bytes=token.get("bytes"),
         )
         for token in tokens
@@ -155,17 +163,17 @@ class Assembler:
                 yield thought if self._thinking else f"<think>{thought}"
                 self._thinking = True
             text = delta.get("content")
-            if self._thinking and (text or delta.get("tool_calls")):
+            if self._thinking and (text or delta.get("tool_calls") or choice.get("finish_reason")):
                 self._thinking = False
                 yield "</think>"
             if text:
                 self._texts.append(text)
                 yield text
             for call in delta.get("tool_calls") or ():
-                names, arguments = self._calls.setdefault(call.get("index", 0), ([], []))
+                names, arguments = self._calls.setdefault(call.get("index") or 0, ([], []))
                 function = call.get("function") or {}
                 names.append(function.get("name") or "")
-                arguments.append(function.get("arguments") or "")
+                arguments.append(_text(function.get("arguments")))
 
     def result(self) -> CreateResult:
         """The whole answer. Raises as `result_of` does."""
@@ -175,10 +183,10 @@ class Assembler:
         if self._calls:
             content = [_call("".join(names), "".join(parts)) for _, (names, parts) in sorted(self._calls.items())]
             thought = text or None
-            self._reason = "tool_calls"
         else:
             content = text
             thought = "".join(self._thoughts) or None
-            if self._structured:
-                _refuse_incomplete(self._reason)
-        return _result(content, thought, self._reason, self._usage, self._logprobs or None, self._family)
+        if self._structured:
+            _refuse_incomplete(self._reason)
+        reason = "tool_calls" if self._calls else self._reason
+        return _result(content, thought, reason, self._usage, self._logprobs or None, self._family)

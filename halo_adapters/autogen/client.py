@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Literal, Self
 
@@ -36,7 +36,7 @@ from halo_adapters.autogen.wire import (
     tool_choice_to_wire,
     tools_to_wire,
 )
-from halo_core.errors import ClosedError, ConfigError, EngineError, UnknownModelError
+from halo_core.errors import ClosedError, ConfigError, EngineError, PromptTooLongError, UnknownModelError
 from halo_core.pool import LLMCall, get_pool
 from halo_core.runtime import How, digest, get_executor
 
@@ -74,6 +74,8 @@ class HaloChatCompletionClient(ChatCompletionClient, Component[HaloClientConfig]
         self._total = RequestUsage(0, 0)
         self._actual = RequestUsage(0, 0)
         self._closed = False
+        self._charged: Callable[[RequestUsage, bool], None] | None = None
+        """Hears the usage of every answer, and whether it was executed for this client."""
 
     def __repr__(self) -> str:
         return f"HaloChatCompletionClient(model={self._settings.model!r})"
@@ -249,7 +251,10 @@ class HaloChatCompletionClient(ChatCompletionClient, Component[HaloClientConfig]
     def _charge(self, usage: RequestUsage, how: Sequence[How]) -> None:
         self._total.prompt_tokens += usage.prompt_tokens
         self._total.completion_tokens += usage.completion_tokens
-        if How.EXECUTED in how:
+        executed = How.EXECUTED in how
+        if self._charged is not None:
+            self._charged(usage, executed)
+        if executed:
             self._actual.prompt_tokens += usage.prompt_tokens
             self._actual.completion_tokens += usage.completion_tokens
 
@@ -286,14 +291,18 @@ class HaloChatCompletionClient(ChatCompletionClient, Component[HaloClientConfig]
     def _count(self, messages: Sequence[LLMMessage], tools: Sequence[Tool | ToolSchema]) -> tuple[int, int]:
         served, body = self._request(messages, tools, "auto", None, {})
         pool = get_pool()
+        least = 0
         try:
             count, context = pool.thread.run(pool.count_tokens(served, body))
-        except EngineError as error:  # a prompt beyond the context, say: an estimate says so as well
+        except EngineError as error:
             logger.info("tokens are estimated: %s", error)
-            count, context = None, 0
+            ready = pool.group(served).ready
+            count, context = None, ready[0].capacity.max_model_len if ready else 0
+            if isinstance(error, PromptTooLongError):
+                least = context + 1
         if count is None:
             text = json.dumps([body["messages"], body.get("tools")], default=str)
-            count = -(-len(text) // CHARS_PER_TOKEN)
+            count = max(-(-len(text) // CHARS_PER_TOKEN), least)
         return count, context
 
     @property
@@ -378,4 +387,5 @@ def _has_image(message: LLMMessage) -> bool:
 
 
 def _content(messages: Sequence[LLMMessage]) -> str:
-    return digest(json.dumps([message.model_dump() for message in messages], default=repr))
+    dumped = [message.model_dump() if isinstance(message, BaseModel) else repr(message) for message in messages]
+    return digest(json.dumps(dumped, default=repr))

@@ -11,11 +11,12 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 from autogen_agentchat.agents import BaseChatAgent
 from autogen_agentchat.base import TaskResult
 from autogen_agentchat.teams import BaseGroupChat
+from autogen_core.models import RequestUsage
 
 from halo_adapters.autogen.attribution import AGENT
 from halo_adapters.autogen.client import HaloChatCompletionClient
@@ -93,6 +94,7 @@ def _twin(client: Any) -> HaloChatCompletionClient | None:
         except HaloError as error:
             _leave_alone(str(error))
             return None
+        twin._charged = functools.partial(_charge, ref(client))
         _twins[client] = twin
     served, reason = get_pool().route(client._create_args["model"], twin._base_url, twin._settings.api_key)
     if served is None:
@@ -114,10 +116,7 @@ def _create(original: Any) -> Any:
         twin = _twin(self)
         if twin is None:
             return await original(self, *args, **kwargs)
-        before = twin.actual_usage()
-        result = await twin.create(*args, **kwargs)
-        _charge(self, twin, before, result.usage)
-        return result
+        return await twin.create(*args, **kwargs)
 
     return create
 
@@ -126,23 +125,24 @@ def _create_stream(original: Any) -> Any:
     async def create_stream(self: Any, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
         twin = _twin(self)
         inner = original(self, *args, **kwargs) if twin is None else twin.create_stream(*args, **kwargs)
-        before = twin.actual_usage() if twin is not None else None
         async with aclosing(inner):
             async for item in inner:
-                if twin is not None and not isinstance(item, str):
-                    _charge(self, twin, before, item.usage)
                 yield item
 
     return create_stream
 
 
-def _charge(client: Any, twin: HaloChatCompletionClient, before: Any, usage: Any) -> None:
+def _charge(client: ReferenceType[Any], usage: RequestUsage, executed: bool) -> None:
     """Usage stands where the app looks for it: at its own client."""
-    from autogen_ext.models.openai._openai_client import _add_usage
+    own = client()
+    if own is not None:
+        own._total_usage = _sum(own._total_usage, usage)
+        if executed:
+            own._actual_usage = _sum(own._actual_usage, usage)
 
-    client._total_usage = _add_usage(client._total_usage, usage)
-    if twin.actual_usage() != before:
-        client._actual_usage = _add_usage(client._actual_usage, usage)
+
+def _sum(one: RequestUsage, other: RequestUsage) -> RequestUsage:
+    return RequestUsage(one.prompt_tokens + other.prompt_tokens, one.completion_tokens + other.completion_tokens)
 
 
 # -- runs (halo exec) --------------------------------------------------------------------------------------------------

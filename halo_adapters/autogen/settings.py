@@ -23,10 +23,10 @@ own client does; `auto`: kept where the model's chat template shows it, else sen
 
 REQUEST_FIELDS = frozenset(
     """
-    audio frequency_penalty logit_bias logprobs max_completion_tokens max_tokens metadata modalities model
-    parallel_tool_calls prediction presence_penalty prompt_cache_key reasoning_effort response_format
-    safety_identifier seed service_tier stop store stream_options temperature tool_choice tools top_logprobs top_p
-    user verbosity web_search_options extra_body timeout
+    audio frequency_penalty logit_bias logprobs max_completion_tokens max_tokens metadata modalities model moderation
+    parallel_tool_calls prediction presence_penalty prompt_cache_key prompt_cache_options prompt_cache_retention
+    reasoning_effort response_format safety_identifier seed service_tier stop store stream_options temperature
+    tool_choice tools top_logprobs top_p user verbosity web_search_options extra_body timeout
     """.split()  # noqa: SIM905
 )
 """Fields of an OpenAI chat-completions request."""
@@ -98,10 +98,10 @@ class Settings:
 
     model: str
     create_args: dict[str, Any] = field(default_factory=dict)
-    """Of the request: sampling and the like, without `model`."""
+    """Of the request: sampling and the like, as given (`extra_body` by itself), without `model`."""
     info: ModelInfo = field(default_factory=lambda: DEFAULT_INFO)
     base_url: str | None = None
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     api_key_env: str | None = None
     prefixes: bool = False
     names: bool = True
@@ -132,7 +132,7 @@ class Settings:
             )
         settings = cls(
             model=given["model"],
-            create_args=request_fields(given),
+            create_args={name: value for name, value in given.items() if _is_of_request(name) and name != "model"},
             base_url=given.get("base_url"),
             api_key=_key(given),
             api_key_env=given.get("api_key_env"),
@@ -157,18 +157,18 @@ class Settings:
             include_name_in_message=self.names,
             late_system=self.late_system,
             context_length=self.context_length,
-            **{name: value for name, value in self.create_args.items() if name != "model"},
+            **self.create_args,
         )
 
 
 def request_fields(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of the request among `arguments`, those inside `extra_body` among them."""
-    chosen = {
-        name: value
-        for name, value in arguments.items()
-        if (name in REQUEST_FIELDS or name in ENGINE_FIELDS) and name not in ("extra_body", "timeout")
-    }
+    chosen = {name: value for name, value in arguments.items() if _is_of_request(name) and name != "extra_body"}
     return {**chosen, **(arguments.get("extra_body") or {})}
+
+
+def _is_of_request(name: str) -> bool:
+    return (name in REQUEST_FIELDS or name in ENGINE_FIELDS) and name != "timeout"
 
 
 def _key(given: Mapping[str, Any]) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +38,29 @@ def _template_shows(folder: str) -> bool:
     if template is None:
         return False
     from jinja2.exceptions import TemplateError
+    from jinja2.ext import Extension
     from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """Marks what was generated, for training; means nothing here."""
+
+        tags = {"generation"}  # noqa: RUF012
+
+        def parse(self, parser: Any) -> Any:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
     def refuse(message: str) -> None:
         raise TemplateError(message)
 
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", Generation]
     )
     environment.globals["raise_exception"] = refuse
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     environment.filters["tojson"] = lambda value, **_: json.dumps(value)
     names: dict[str, Any] = {"bos_token": "", "eos_token": "", "add_generation_prompt": True}
+    names |= {"tools": None, "documents": None}  # transformers defines them always
     try:
         return _MARK in environment.from_string(template).render(messages=[dict(m) for m in _PROBE], **names)
     except Exception as error:  # a template may do anything; one that refuses the probe refuses the message
@@ -60,8 +73,10 @@ def _template(folder: Path) -> str | None:
     file = folder / "chat_template.jinja"
     if file.is_file():
         return file.read_text("utf-8")
-    config = folder / "tokenizer_config.json"
-    if not config.is_file():
+    try:
+        found = json.loads((folder / "tokenizer_config.json").read_text("utf-8")).get("chat_template")
+    except (OSError, ValueError):
         return None
-    found = json.loads(config.read_text("utf-8")).get("chat_template")
+    if isinstance(found, list):  # several, each with a name
+        found = {entry["name"]: entry["template"] for entry in found}.get("default")
     return found if isinstance(found, str) else None

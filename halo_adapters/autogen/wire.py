@@ -39,7 +39,7 @@ class Dialect(Enum):
     CLAUDE = "claude"
     """Nothing may be empty; blank user and assistant messages are left out."""
     MISTRAL = "mistral"
-    """User messages have no name."""
+    """User messages have no name; system messages may not be empty."""
 
     @classmethod
     def of(cls, model: str, family: str) -> Dialect:
@@ -70,7 +70,7 @@ def messages_to_wire(
             wire += [{"role": "tool", "content": r.content, "tool_call_id": r.call_id} for r in message.content]
         elif isinstance(message, SystemMessage):
             content = message.content
-            if dialect in (Dialect.GEMINI, Dialect.CLAUDE):
+            if dialect is not Dialect.BASE:
                 content = content or " "
             wire.append({"role": "system", "content": content})
         else:
@@ -172,7 +172,7 @@ def tools_to_wire(tools: Iterable[Tool | ToolSchema]) -> list[Wire]:
     """The tools of a request. Raises `ValueError` for an invalid tool name."""
     wire: list[Wire] = []
     for tool in tools:
-        schema: Mapping[str, Any] = tool.schema if isinstance(tool, Tool) else tool
+        schema: Mapping[str, Any] = tool if isinstance(tool, dict) else tool.schema
         function = {
             "name": _valid_name(schema["name"]),
             "description": schema.get("description", ""),
@@ -188,6 +188,10 @@ def tool_choice_to_wire(choice: ToolChoice, tools: Sequence[Tool | ToolSchema]) 
 
     Raises `ValueError` for a choice that is not among the tools, or is none at all.
     """
+    if isinstance(choice, str):  # before asking for the protocol, which is slow
+        if choice not in ("auto", "required", "none"):
+            raise ValueError(f"tool_choice must be a Tool object, 'auto', 'required', or 'none', got {choice!r}")
+        return choice if tools else None
     if isinstance(choice, Tool):
         name = choice.schema["name"]
         if not tools:
@@ -197,10 +201,8 @@ def tool_choice_to_wire(choice: ToolChoice, tools: Sequence[Tool | ToolSchema]) 
             raise ValueError(
                 f"tool_choice references '{name}' but it's not in the provided tools ({', '.join(available)})"
             )
-        return {"type": "function", "function": {"name": name}} if tools else None
-    if choice not in ("auto", "required", "none"):
-        raise ValueError(f"tool_choice must be a Tool object, 'auto', 'required', or 'none', got {choice!r}")
-    return choice if tools else None
+        return {"type": "function", "function": {"name": name}}
+    raise ValueError(f"tool_choice must be a Tool object, 'auto', 'required', or 'none', got {type(choice)}")
 
 
 # -- tool call ids ---------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ def bench(
     benchmarks = _registry()
     if name is None:
         for known in sorted(benchmarks):
-            typer.echo(f"{known:<12} {_first_line(benchmarks[known])}".rstrip())
+            typer.echo(f"{known:<18} {_first_line(benchmarks[known])}".rstrip())
         return
     if name not in benchmarks:
         raise ConfigError(f"there is no benchmark {name!r}; known: {', '.join(sorted(benchmarks)) or 'none'}")

@@ -62,7 +62,9 @@ def exec_script(
         raise typer.Exit(1) from None
     installed = adapters()
     if not installed:
-        raise ConfigError("no framework that Halo knows is installed: pip install 'halo-agents[langgraph]' or 'halo-agents[autogen]'")
+        raise ConfigError(
+            "no framework that Halo knows is installed: pip install 'halo-agents[langgraph]' or 'halo-agents[autogen]'"
+        )
     configured_pool(config, models)
     record = None
     if journal is not None:

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from integrations.conformance import environment, trial
-from integrations.conformance.suites import SUITES, Suite
+from integrations.conformance.suites import GROUPS, SUITES, Suite
 from integrations.conformance.verdict import Difference, Verdict, compare, expected_differences
 
 _SHOWN = 30
@@ -15,7 +15,7 @@ _SHOWN = 30
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 when all that passes plain passes under Halo, 1 when not, 2 when a run gave no verdict."""
     options = _parser().parse_args(arguments)
-    suites = [suite for suite in SUITES if options.suite in (suite.name, "all")]
+    suites = [suite for suite in SUITES if options.suite in (suite.name, f"all-{suite.group}", "all")]
     differences = expected_differences()
     lines, status = [], 0
     try:
@@ -37,7 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m integrations.conformance", description=__doc__)
-    parser.add_argument("suite", choices=[*(suite.name for suite in SUITES), "all"])
+    groups = [f"all-{group}" for group in GROUPS]
+    parser.add_argument("suite", choices=[*(suite.name for suite in SUITES), *groups, "all"])
     parser.add_argument("--plain", action="store_true", help="run without Halo, and remember the result")
     parser.add_argument("--fast", action="store_true", help="a subset of LangGraph's tests (under a minute)")
     parser.add_argument("-k", dest="expression", metavar="EXPR", help="only tests that match, as pytest's -k")
@@ -51,20 +52,28 @@ def _judge(suite: Suite, options: argparse.Namespace, differences: list[Differen
         _explain(result)
         return f"{suite.name} (plain): {result}", 0
     halo = trial.run(suite, "halo", **selection)
-    if not options.expression and not halo.routing.get("graph runs"):
-        raise trial.TrialError(f"{suite.name}: no graph ran through Halo, so the run proves nothing")
+    if not options.expression and not halo.routing.get(suite.proof):
+        raise trial.TrialError(f"{suite.name}: Halo had no part in it (0 {suite.proof}), so the run proves nothing")
     plain = trial.remembered(suite, **selection)
     if plain is None and halo.having("failed"):
         plain = trial.plain(suite, **selection)
     verdict = compare(suite, halo, plain, differences) if plain else Verdict()
     _explain(halo, verdict)
-    line = f"{suite.name}: {halo}"
+    return _summary(suite, halo, plain, verdict), 1 if verdict.regressions else 0
+
+
+def _summary(suite: Suite, halo: trial.Trial, plain: trial.Trial | None, verdict: Verdict) -> str:
+    """One line: the counts, and how they compare with those without Halo where any test failed."""
+    parts = [f"{suite.name}: {halo}"]
     if plain and plain.having("failed"):
-        line += f" (plain: {plain}); "
-        line += f"fails nowhere that plain {suite.project} does not" if not verdict.regressions else ""
+        parts[0] += f" (plain: {plain})"
+    if verdict.expected:
+        parts.append(f"{len(verdict.expected)} fail as expected_differences.toml says")
     if verdict.regressions:
-        line = f"{line.removesuffix('; ')}; fails {len(verdict.regressions)} that plain {suite.project} passes"
-    return line, 1 if verdict.regressions else 0
+        parts.append(f"fails {len(verdict.regressions)} that plain {suite.project} passes")
+    elif plain and plain.having("failed") and not verdict.expected:
+        parts.append(f"fails nowhere that plain {suite.project} does not")
+    return "; ".join(parts)
 
 
 def _explain(result: trial.Trial, verdict: Verdict | None = None) -> None:
@@ -77,8 +86,9 @@ def _explain(result: trial.Trial, verdict: Verdict | None = None) -> None:
         print(f"  ONLY UNDER HALO: {test}: {result.reasons.get(test, 'did not run')}".splitlines()[0])
     if len(verdict.regressions) > _SHOWN:
         print(f"  and {len(verdict.regressions) - _SHOWN} more; the logs are in {environment.ROOT / 'logs'}")
-    for test, reason in sorted(verdict.expected.items()):
-        print(f"  expected: {test}: {reason}")
+    for reason in dict.fromkeys(verdict.expected.values()):
+        tests = sorted(test for test, known in verdict.expected.items() if known == reason)
+        print("\n    ".join([f"  {len(tests)} fail as expected: {reason}", *tests]))
     for test in verdict.stale:
         print(f"  no longer differs, remove it from expected_differences.toml: {test}")
 

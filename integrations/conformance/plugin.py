@@ -1,4 +1,4 @@
-"""Pytest plugin that puts Halo under a suite: `-p integrations.conformance.plugin`.
+"""Pytest plugin that puts Halo under a LangGraph suite: `-p integrations.conformance.plugin`.
 
 Every `StateGraph.compile` and every `@entrypoint` runs under Halo, and every model call inside a run goes through
 Halo's pool, to an engine that calls the suite's own fake model.
@@ -7,8 +7,6 @@ Halo's pool, to an engine that calls the suite's own fake model.
 from __future__ import annotations
 
 import functools
-import json
-import os
 from collections import Counter
 from typing import Any
 
@@ -20,8 +18,9 @@ from halo_adapters.langgraph import intercept
 from halo_core.pool import PoolConfig, configure
 from halo_core.runtime import Batch, Run
 from halo_core.runtime.executor import Executor
-from integrations.conformance.loopback import LoopbackEngine, LoopbackRoute
-from integrations.conformance.trial import ROUTING_VARIABLE
+from integrations.conformance import routing
+from integrations.conformance.langgraph_route import LoopbackRoute
+from integrations.conformance.loopback import LoopbackEngine
 
 _engine = LoopbackEngine()
 _batches: set[Batch] = set()
@@ -38,17 +37,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Leave the counts for the harness; each of pytest-xdist's workers adds its own line."""
-    path = os.environ.get(ROUTING_VARIABLE)
-    if not path:
-        return
+    """Leave the counts for the harness."""
     left_alone: Counter[str] = Counter()
     for batch in _batches:
         left_alone.update(batch.stats.outside_reasons)
     counts = {"graph runs": _runs, "model calls through the pool": _engine.counters.calls}
     counts |= {f"left alone: {reason}": count for reason, count in left_alone.items()}
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(counts) + "\n")
+    routing.tell(counts)
 
 
 def _accelerate_entrypoints() -> None:

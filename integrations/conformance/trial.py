@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -14,13 +15,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from integrations.conformance import environment, recorder
+from integrations.conformance import environment, recorder, routing
 from integrations.conformance.suites import Suite
 
 Backend = Literal["plain", "halo"]
-ROUTING_VARIABLE = "HALO_CONFORMANCE_ROUTING"
 _WORKERS = 2
 _MAX_RETRIED = 40
+_HIDDEN = re.compile("PYTHONPATH|VIRTUAL_ENV|.*_API_KEY")
+"""Variables that the suites must not see; where they find a key, they call the paid service."""
 _SEVERITY = ("passed", "skipped", "xfailed", "failed")
 
 
@@ -38,7 +40,7 @@ class Trial:
     reasons: dict[str, str] = field(default_factory=dict)
     """First words of each failure."""
     routing: dict[str, int] = field(default_factory=dict)
-    """What the plugin counted: graph runs and model calls through Halo."""
+    """What the plugins counted: graph or team runs, and model calls through Halo."""
     wall_s: float = 0.0
 
     def having(self, *outcomes: str) -> set[str]:
@@ -66,7 +68,7 @@ def run(suite: Suite, backend: Backend, *, fast: bool = False, expression: str |
     trial = _pytest(suite, backend, [*selection, "-n", str(_WORKERS), "--dist", "worksteal"], "")
     failed = trial.having("failed")
     if 0 < len(failed) <= _MAX_RETRIED:
-        # Timing-sensitive tests fail now and then on a busy machine, under plain LangGraph too.
+        # Timing-sensitive tests fail now and then on a busy machine, without Halo too.
         again = _pytest(suite, backend, [*sorted(failed), "-n", "0"], "-again")
         trial.flaky = sorted(failed & again.having("passed"))
         trial.outcomes.update(dict.fromkeys(trial.flaky, "passed"))
@@ -101,17 +103,20 @@ def _pytest(suite: Suite, backend: Backend, selection: Sequence[str], suffix: st
     logs = environment.ROOT / "logs"
     logs.mkdir(exist_ok=True)
     stem = f"{suite.name}-{backend}{suffix}"
-    log, record, routing = (logs / f"{stem}{ending}" for ending in (".log", ".jsonl", ".routing"))
-    for path in (record, routing):
+    log, record, counts = (logs / f"{stem}{ending}" for ending in (".log", ".jsonl", ".routing"))
+    for path in (record, counts):
         path.unlink(missing_ok=True)
     command = [str(python), "-m", "pytest", *selection, "-q", "--timeout=120", "-p", "no:cacheprovider"]
     command += ["-o", "addopts=--strict-markers --strict-config", "-p", "integrations.conformance.recorder"]
     if backend == "halo":
-        command += ["-p", "integrations.conformance.plugin"]
-    variables = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+        for plugin in suite.plugins:
+            command += ["-p", f"integrations.conformance.{plugin}"]
+    variables = {name: value for name, value in os.environ.items() if not _HIDDEN.fullmatch(name)}
     variables |= {"LANGSMITH_TRACING": "false", "NO_COLOR": "1", **suite.variables}
-    variables |= {recorder.VARIABLE: str(record), ROUTING_VARIABLE: str(routing)}
-    print(f"{suite.name}: running {suite.distribution} {suite.version}'s tests {_how(backend, suffix)}", flush=True)
+    variables |= {recorder.VARIABLE: str(record), routing.VARIABLE: str(counts)}
+    print(
+        f"{suite.name}: running {suite.distribution} {suite.version}'s tests {_how(suite, backend, suffix)}", flush=True
+    )
     started = time.monotonic()
     with log.open("wb") as output:
         status = _wait(command, folder, variables, output.fileno(), suite.timeout_s)
@@ -121,16 +126,12 @@ def _pytest(suite: Suite, backend: Backend, selection: Sequence[str], suffix: st
         raise TrialError(f"{suite.name}: pytest {what} after {time.monotonic() - started:.0f} s; from {log}:\n{tail}")
     trial = _read(record)
     trial.wall_s = time.monotonic() - started
-    if routing.is_file():
-        counts: Counter[str] = Counter()
-        for line in routing.read_text("utf-8").splitlines():
-            counts.update(json.loads(line))
-        trial.routing = dict(counts)
+    trial.routing = routing.read(counts)
     return trial
 
 
-def _how(backend: Backend, suffix: str) -> str:
-    where = "with every graph and model call through Halo" if backend == "halo" else "without Halo"
+def _how(suite: Suite, backend: Backend, suffix: str) -> str:
+    where = suite.under_halo if backend == "halo" else "without Halo"
     return f"{where}, those that failed, alone" if suffix else where
 
 

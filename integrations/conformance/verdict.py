@@ -20,6 +20,8 @@ class Difference:
     suite: str
     test: str
     """Node id, or a pattern of them with `*`."""
+    failure: str
+    """How the failure reads, with `*`: a test that fails otherwise is not excused."""
     reason: str
 
 
@@ -39,8 +41,8 @@ def expected_differences(path: Path = EXPECTED) -> list[Difference]:
     """Read the list. Raises `ValueError` naming an entry that lacks a field or a reason."""
     entries = tomllib.loads(path.read_text("utf-8")).get("difference", [])
     for entry in entries:
-        if set(entry) != {"suite", "test", "reason"} or not all(entry.values()):
-            raise ValueError(f"{path}: a [[difference]] needs suite, test and reason, none empty, not {entry}")
+        if set(entry) != {"suite", "test", "failure", "reason"} or not all(entry.values()):
+            raise ValueError(f"{path}: a [[difference]] needs suite, test, failure and reason, none empty, not {entry}")
     return [Difference(**entry) for entry in entries]
 
 
@@ -54,11 +56,17 @@ def compare(suite: Suite, halo: Trial, plain: Trial, differences: list[Differenc
     for difference in differences:
         if difference.suite != suite.name:
             continue
-        # Brackets of parametrised ids are not character classes here.
-        pattern = difference.test.replace("[", "[[]")
-        matching = fnmatch.filter(worse, pattern)
-        verdict.expected.update(dict.fromkeys(matching, difference.reason))
-        if not matching and fnmatch.filter(halo.outcomes, pattern):
+        test, failure = _pattern(difference.test), _pattern(difference.failure)
+        matching = fnmatch.filter(worse, test)
+        for name in matching:
+            if fnmatch.fnmatchcase(halo.reasons.get(name, ""), failure):
+                verdict.expected[name] = difference.reason
+        if not matching and fnmatch.filter(halo.outcomes, test):
             verdict.stale.append(difference.test)
     verdict.regressions = worse - set(verdict.expected)
     return verdict
+
+
+def _pattern(text: str) -> str:
+    """Brackets, as of parametrised ids, are not character classes here."""
+    return text.replace("[", "[[]")

@@ -207,6 +207,8 @@ class Slow(BaseChatAgent):
     def __init__(self, name: str, gates: dict[str, asyncio.Event], order: list[str]) -> None:
         super().__init__(name, "speaks when let")
         self.gates, self.order = gates, order
+        self.heeds = True
+        """Whether it stops waiting when the run's token is cancelled."""
 
     @property
     def produced_message_types(self) -> Sequence[type[BaseChatMessage]]:
@@ -215,7 +217,10 @@ class Slow(BaseChatAgent):
     async def on_messages(self, messages: Sequence[BaseChatMessage], cancellation_token: CancellationToken) -> Response:
         gate = self.gates.get(self.name)
         if gate is not None:
-            await gate.wait()
+            waiting = asyncio.ensure_future(gate.wait())
+            if self.heeds:
+                cancellation_token.link_future(waiting)
+            await waiting
         self.order.append(self.name)
         for other in self.gates.values():
             other.set()

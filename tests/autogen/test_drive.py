@@ -178,19 +178,57 @@ async def test_one_of_several_speakers_failing_ends_the_others() -> None:
     assert not team._is_running
 
 
-async def test_a_token_cancels_a_run_whatever_the_agent_waits_for() -> None:
+@pytest.mark.parametrize("native", [True, False])
+async def test_a_token_cancels_a_run(native: bool) -> None:
     gates = {"start": asyncio.Event()}
     team = fan_out(gates, [])
-    drive.attach(team)
+    if native:
+        drive.attach(team)
     token = CancellationToken()
     run = asyncio.create_task(team.run(task="go", cancellation_token=token))
-    while not team._is_running:
+    for _ in range(20):  # until the agent waits
         await asyncio.sleep(0)
-    await asyncio.sleep(0)
     token.cancel()
     with pytest.raises(asyncio.CancelledError):
         await run
     assert not team._is_running
+
+
+@pytest.mark.parametrize("native", [True, False])
+async def test_an_agent_that_does_not_heed_the_token_finishes_and_is_heard(native: bool) -> None:
+    order: list[str] = []
+    gates = {"first": asyncio.Event()}
+    people = [Slow("first", gates, order), Slow("second", {}, order)]
+    people[0].heeds = False
+    team = RoundRobinGroupChat(people, max_turns=4)
+    if native:
+        drive.attach(team)
+    token = CancellationToken()
+    run = asyncio.create_task(team.run(task="go", cancellation_token=token))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    token.cancel()
+    await asyncio.sleep(0)
+    assert not run.done()
+    gates["first"].set()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    assert order == ["first"]
+    result = await team.run(task="again")
+    assert result.stop_reason == "Maximum number of turns 4 reached."
+    assert [message.source for message in result.messages][:3] == ["user", "second", "first"]
+    assert result.messages[1].content == "heard user,first,user"  # type: ignore[union-attr]
+
+
+async def test_a_run_that_is_broken_off_does_not_stop_the_next() -> None:
+    team = driven(round_robin(EchoClient()))
+    stream = team.run_stream(task="one")
+    async for event in stream:
+        if getattr(event, "source", "") == "a":
+            break
+    await stream.aclose()
+    result = await team.run(task="two")
+    assert len([m for m in result.messages if m.source != "user"]) == 7
 
 
 async def test_a_running_team_refuses_a_second_run() -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from integrations.conformance import trial
-from integrations.conformance.suites import SUITES, Suite
+from integrations.conformance import routing, trial
+from integrations.conformance.suites import GROUPS, HERE, SUITES, Suite
 from integrations.conformance.trial import Trial
 from integrations.conformance.verdict import Difference, compare, expected_differences
 
@@ -34,9 +34,9 @@ def test_expected_differences_need_their_suite_and_pattern() -> None:
     plain = Trial({"tests/t.py::x[1]": "passed", "tests/t.py::x[2]": "passed", "tests/t.py::y": "passed"})
     halo = Trial({"tests/t.py::x[1]": "failed", "tests/t.py::x[2]": "failed", "tests/t.py::y": "passed"})
     listed = [
-        Difference(SUITE.name, "tests/t.py::x[1]", "because"),
-        Difference(SUITE.name, "tests/t.py::y", "no longer"),
-        Difference("another suite", "tests/t.py::x[2]", "not here"),
+        Difference(SUITE.name, "tests/t.py::x[1]", "*", "because"),
+        Difference(SUITE.name, "tests/t.py::y", "*", "no longer"),
+        Difference("another suite", "tests/t.py::x[2]", "*", "not here"),
     ]
     verdict = compare(SUITE, halo, plain, listed)
     assert verdict.expected == {"tests/t.py::x[1]": "because"}
@@ -44,9 +44,18 @@ def test_expected_differences_need_their_suite_and_pattern() -> None:
     assert verdict.stale == ["tests/t.py::y"]
 
 
+def test_a_test_that_fails_in_another_way_than_expected_is_worse() -> None:
+    plain = of(a="passed", b="passed")
+    halo = of(a="failed", b="failed")
+    halo.reasons = {"tests/a": "LookupError: no m[1] here", "tests/b": "AssertionError: 1 != 2"}
+    verdict = compare(SUITE, halo, plain, [Difference(SUITE.name, "tests/*", "LookupError: no m[1] *", "because")])
+    assert verdict.expected == {"tests/a": "because"}
+    assert verdict.regressions == {"tests/b"}
+
+
 def test_a_difference_without_a_reason_is_refused(tmp_path: Path) -> None:
     listed = tmp_path / "expected.toml"
-    listed.write_text('[[difference]]\nsuite = "langgraph"\ntest = "tests/t.py::x"\nreason = ""\n')
+    listed.write_text('[[difference]]\nsuite = "langgraph"\ntest = "tests/t.py::x"\nfailure = "*"\nreason = ""\n')
     with pytest.raises(ValueError, match="reason"):
         expected_differences(listed)
 
@@ -77,3 +86,20 @@ def test_every_suite_finds_its_version_in_its_lock(suite: Suite) -> None:
     pinned = suite.lock.read_text("utf-8")
     # LangGraph's tests compare metadata that names `langchain` when it can be imported.
     assert ("\nlangchain==" in pinned) is (suite.environment == "langchain")
+
+
+def test_each_suite_belongs_to_one_group_and_brings_its_plugins() -> None:
+    names = {suite.name for suite in SUITES}
+    assert len(names) == len(SUITES)
+    assert not names & {"all", *(f"all-{group}" for group in GROUPS)}
+    for suite in SUITES:
+        assert all((HERE / f"{plugin}.py").is_file() for plugin in suite.plugins)
+
+
+def test_counts_of_all_test_processes_are_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "counts"
+    assert routing.read(file) == {}
+    monkeypatch.setenv(routing.VARIABLE, str(file))
+    routing.tell({"team runs": 2})
+    routing.tell({"team runs": 3, "model calls through the pool": 1})
+    assert routing.read(file) == {"team runs": 5, "model calls through the pool": 1}

@@ -1,0 +1,173 @@
+"""Trials of several systems on the same engines: cold, counted, interleaved, with the oracle beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import engines as shared
+from benchmarks import oracle
+from benchmarks.measure import RunRecord, measured
+from halo_core.pool import Completion, EnginePool, LLMCall
+from halo_core.runtime import get_executor
+
+console = Console(stderr=True)
+
+
+@dataclass
+class Trials:
+    """The engines, and what was learnt about the baselines of each variant (rows repeated or not) beforehand."""
+
+    pool: EnginePool
+    executor: Any = field(default_factory=get_executor)
+    best_concurrency: dict[bool, int | None] = field(default_factory=dict)
+    calls: dict[bool, list[LLMCall]] = field(default_factory=dict)
+    division: dict[bool, oracle.Division] = field(default_factory=dict)
+
+    def run(self, order: Sequence[str], trials: int, one: Callable[[str], RunRecord]) -> list[RunRecord]:
+        """Every system once per trial, each trial beginning with another one."""
+        records: list[RunRecord] = []
+        for trial in range(trials):
+            for name in rotated(order, trial):
+                record = one(name)
+                record.trial = trial
+                records.append(record)
+                console.log(f"{name} trial {trial}: {record.wall_s:.2f} s, {record.calls_executed} calls")
+        return records
+
+    @contextmanager
+    def counted(self, record: RunRecord) -> Iterator[None]:
+        """Cold caches before, the engines' own counters around, the clock inside."""
+        self.executor.reset_caches()
+        before = shared.totals(self.pool)
+        with measured(record):
+            yield
+        used = shared.totals(self.pool) - before
+        record.prompt_tokens_computed = used.prompt - used.cached
+        record.prompt_tokens_cached = used.cached
+        record.generated_tokens = used.generated
+
+    # -- baselines -----------------------------------------------------------------------------------------------
+
+    def sweep(
+        self, repeated: bool, name: str, bounds: Sequence[int | None], one: Callable[[int | None], RunRecord], rows: int
+    ) -> None:
+        """Run a baseline once with each bound on its concurrency and remember the fastest."""
+        found = {bound: one(bound).wall_s for bound in bounds}
+        self.best_concurrency[repeated] = min(found, key=found.__getitem__)
+        console.log(f"{name} sweep at {rows} rows: {found} -> {self.best_concurrency[repeated]}")
+
+    def prepare_oracle(self, repeated: bool, run: Callable[[], object], wanted: bool) -> None:
+        """Record the calls of a run (uncounted); if the oracle is `wanted`, find its faster division of them."""
+        with self.recorded() as calls:
+            run()
+        self.calls[repeated] = calls
+        if wanted:
+            timed = {d.__name__: (self.oracle(repeated, d).wall_s, d) for d in (oracle.spread, oracle.packed)}
+            best = min(timed, key=lambda name: timed[name][0])
+            self.division[repeated] = timed[best][1]
+            console.log(f"oracle: { {name: round(value[0], 2) for name, value in timed.items()} } -> {best}")
+
+    def oracle(self, repeated: bool, division: oracle.Division | None = None) -> RunRecord:
+        """The recorded calls, straight into the engines."""
+        record = RunRecord("oracle", 0)
+        chosen = division or self.division[repeated]
+        with self.counted(record):
+            record.calls_executed = oracle.run(self.pool, shared.MODEL, self.calls[repeated], chosen)
+        return record
+
+    @contextmanager
+    def recorded(self) -> Iterator[list[LLMCall]]:
+        """The calls that reach the engines inside the block."""
+        calls: list[LLMCall] = []
+        engines: list[Any] = list(self.pool.group(shared.MODEL).engines)
+        for engine in engines:
+            engine.complete = _recording(engine.complete, calls)
+        try:
+            yield calls
+        finally:
+            for engine in engines:
+                del engine.complete
+
+
+def _recording(complete: Callable[[LLMCall], Any], calls: list[LLMCall]) -> Callable[[LLMCall], Any]:
+    async def recorded(call: LLMCall) -> Completion:
+        if call.body.get("max_tokens") != 1:  # warm-ups are Halo's own
+            calls.append(call)
+        completion: Completion = await complete(call)
+        return completion
+
+    return recorded
+
+
+def rotated(order: Sequence[str], trial: int) -> list[str]:
+    """The systems of a trial: whoever comes first comes last in the next."""
+    first = trial % len(order)
+    return [*order[first:], *order[:first]]
+
+
+# -- options -----------------------------------------------------------------------------------------------------------
+
+
+def systems_of(against: str, known: Sequence[str]) -> list[str]:
+    """The systems named in `--against`."""
+    systems = [name.strip() for name in against.split(",") if name.strip()]
+    unknown = set(systems) - set(known)
+    if unknown:
+        raise typer.BadParameter(f"unknown system {', '.join(sorted(unknown))}; known: {', '.join(known)}")
+    return systems
+
+
+def variants_of(repeats: str) -> list[bool]:
+    """The variants named in `--repeats`: True where each distinct row comes twice."""
+    variants = {"half": [True], "none": [False], "both": [True, False]}.get(repeats)
+    if variants is None:
+        raise typer.BadParameter("--repeats takes half, none or both")
+    return variants
+
+
+# -- the report --------------------------------------------------------------------------------------------------------
+
+
+def show(document: dict[str, Any]) -> None:
+    """A benchmark's document as a table."""
+    table = Table(title=f"{document['workload']}: {document['rows']} rows, {document['layout']}")
+    for column in ("system", "trial", "wall s", "CPU s", "calls", "shared", "computed", "cached", "generated"):
+        table.add_column(column, justify="right")
+    for run in document["runs"]:
+        table.add_row(
+            run["system"],
+            str(run["trial"]),
+            f"{run['wall_s']:.2f}",
+            f"{run['orchestrator_cpu_s']:.2f}",
+            str(run["calls_executed"]),
+            str(run["calls_shared"]),
+            str(run["prompt_tokens_computed"]),
+            str(run["prompt_tokens_cached"]),
+            str(run["generated_tokens"]),
+        )
+    out = Console()
+    out.print(table)
+    show_figures(document, out)
+
+
+def show_figures(document: dict[str, Any], out: Console) -> None:
+    """A line per ratio, and a line per bar where the document has any."""
+    for name, value in document["ratios"].items():
+        out.print(f"{name}: median {value['median']:.2f} (range {value['min']:.2f} to {value['max']:.2f})")
+    for name, found in document.get("bars", {}).items():
+        side, bound = ("at most", found["at_most"]) if "at_most" in found else ("at least", found["at_least"])
+        out.print(f"{name}: {found['value']:.2f}, bar {side} {bound:.2f}: {'held' if found['held'] else 'missed'}")
+
+
+def bar(value: float, *, at_least: float | None = None, at_most: float | None = None) -> dict[str, Any]:
+    """A figure beside what was promised of it."""
+    if at_most is not None:
+        return {"value": value, "at_most": at_most, "held": value <= at_most}
+    return {"value": value, "at_least": at_least, "held": at_least is None or value >= at_least}

@@ -1,0 +1,1 @@
+"""A GraphFlow pipeline over documents, written on `HaloChatCompletionClient`."""

@@ -1,0 +1,19 @@
+"""The checker's tools: pure functions over a small file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+GLOSSARY: dict[str, str] = json.loads((Path(__file__).parent / "glossary.json").read_text("utf-8"))
+
+
+def look_up(term: str) -> str:
+    """The meaning of one of Lantern's terms."""
+    meaning = GLOSSARY.get(term.strip().lower())
+    return f"{term}: {meaning}" if meaning else f"{term} is not in the glossary"
+
+
+def count_words(text: str) -> int:
+    """The number of words of a text."""
+    return len(text.split())
