@@ -32,6 +32,8 @@ LOOK_AHEAD = 128
 """Calls that are considered at a time when the first ones wait for an engine that is busy."""
 STICKINESS = 4.0
 """How much more a call's own uncached prompt counts than the queue: lost work stays lost, uneven queues even out."""
+LOYALTY = 32.0
+"""A conversation stays on its engine until that engine's queue is longer by so many times what moving would lose."""
 WORTH_WAITING = 16
 """Chunks (about 1,000 tokens) that a warm-up must save: while calls wait for it, the engine's batch is not full."""
 QUIET_S = 0.003
@@ -172,13 +174,26 @@ class Dispatcher:
             return self._take(0, stations[0])
         self._affinity.place(stations)
         for i, flight in enumerate(self._ready[:LOOK_AHEAD]):
-            homes = self._affinity.homes(flight, stations)
+            homes = self._homes(flight, stations)
             best = (
                 min(homes, key=lambda s: s.outlook + STICKINESS * self._cost(flight, s)) if len(homes) > 1 else homes[0]
             )
             if best.free:
                 return self._take(i, best)
         return None
+
+    def _homes(self, flight: Flight, stations: list[Station]) -> list[Station]:
+        """The engines that should serve a call: where its conversation is, else where its role is at home."""
+        own = {s.engine.name: s.sent.depth(flight.chain) - flight.static_chunks for s in stations}
+        most = max(own.values())
+        if most > 0:
+            loyal = [s for s in stations if own[s.engine.name] == most]
+            lightest = min(s.outlook for s in stations)
+            saved = most * CHUNK_TOKENS
+            near = [s for s in loyal if s.outlook - lightest < LOYALTY * saved]
+            if near:
+                return near
+        return self._affinity.homes(flight, stations)
 
     def _take(self, position: int, station: Station) -> tuple[Flight, Station]:
         flight = self._ready.pop(position)

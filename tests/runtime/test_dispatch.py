@@ -159,3 +159,30 @@ async def test_an_unknown_model_names_the_known_ones(executor: Executor, engine:
         await executor.call(executor.begin(batch, "1"), LLMCall("other", {"messages": []}))
     # the batch goes on
     assert text_of(await executor.call(executor.begin(batch, "2"), ask("x"))) == "X"
+
+
+async def test_a_conversation_goes_on_where_it_began(executor: Executor, engine: ScriptedEngine) -> None:
+    """What an engine holds of a conversation outweighs an idle neighbour; a new conversation goes there."""
+    engine.slots = 32
+    batch = executor.open_batch("b")
+    runs = [executor.begin(batch, str(n)) for n in range(12)]
+    opening = [
+        [{"role": "user", "content": f"Document {n}. " + f"Sentence of document {n}. " * 40}] for n in range(len(runs))
+    ]
+
+    def call(n: int, *said: str) -> LLMCall:
+        turns = [{"role": "assistant", "content": text} for text in said]
+        return LLMCall("m", {"messages": [*opening[n], *turns], "temperature": 0})
+
+    await asyncio.gather(*(executor.call(run, call(n)) for n, run in enumerate(runs)))
+    other = ScriptedEngine(name="e1")
+    executor.pool.add(other)
+    await asyncio.wrap_future(executor.pool.thread.submit(other.start()))
+    engine.held = True
+    second = [asyncio.create_task(executor.call(run, call(n, "yes"))) for n, run in enumerate(runs)]
+    await until(lambda: len(engine.seen) + len(other.seen) == 24)
+    assert not other.seen
+    await executor.call(executor.begin(batch, "new"), ask("something new"))
+    assert [seen.body["messages"][-1]["content"] for seen in other.seen] == ["something new"]
+    executor.pool.thread.loop.call_soon_threadsafe(engine.release)
+    await asyncio.gather(*second)
