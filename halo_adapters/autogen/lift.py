@@ -20,13 +20,13 @@ from autogen_agentchat.teams import (
 )
 
 from halo_adapters.autogen.lift_agents import agent_step, parts
-from halo_adapters.autogen.lift_code import fields
 from halo_adapters.autogen.lift_digest import fingerprint
-from halo_adapters.autogen.lift_graph import barriers, graph_flow
+from halo_adapters.autogen.lift_graph import graph_flow
 from halo_adapters.autogen.lift_routers import magentic, selector
 from halo_adapters.autogen.lift_teams import round_robin, swarm
 from halo_adapters.autogen.lift_wiring import Wiring
 from halo_core.errors import HaloError, LiftError
+from halo_core.lift import barriers, fields
 from halo_core.plan import Plan, StateKey
 
 STATE = (StateKey(name="task"), StateKey(name="messages", reducer="autogen.broadcast"))

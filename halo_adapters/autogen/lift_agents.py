@@ -19,9 +19,10 @@ from autogen_core.models import AssistantMessage, SystemMessage, UserMessage
 from autogen_core.tools import StaticStreamWorkbench, StaticWorkbench
 from pydantic import JsonValue
 
-from halo_adapters.autogen.lift_code import attribute, fields, is_framework
+from halo_adapters.autogen.lift_code import attribute, is_framework
 from halo_adapters.autogen.lift_ends import ends_of
 from halo_adapters.autogen.lift_models import ModelUse, clients_of, model_info, model_use, tool_schemas
+from halo_core.lift import fields
 from halo_core.plan import (
     AdvisedCall,
     Effect,

@@ -25,15 +25,8 @@ from autogen_core.tools import BaseTool
 from pydantic import BaseModel
 from pydantic_core import to_json
 
-from halo_adapters.autogen.lift_code import (
-    CLIENTS,
-    code_digest,
-    fields,
-    is_framework,
-    is_library,
-    package_of,
-    references,
-)
+from halo_adapters.autogen.lift_code import CLOSED, LIBRARIES, is_framework
+from halo_core.lift import code_digest, fields, is_library, package_of, references
 
 DEPTH = 60
 """References followed from the team, at most."""
@@ -132,11 +125,12 @@ class _Walk:
             self.visit(value, depth + 1)
 
     def _function(self, function: FunctionType, depth: int) -> None:
-        if is_framework(function) or package_of(function) in CLIENTS | sys.stdlib_module_names:
+        if is_framework(function) or package_of(function) in CLOSED | sys.stdlib_module_names:
             self.tell("function", f"{function.__module__}.{function.__qualname__}")
         else:
             self.tell("code", code_digest(function.__code__))
-        self._items("refers", references(function, globals_too=not is_library(function)), depth)
+        reached = references(function, globals_too=not is_library(function, LIBRARIES))
+        self._items("refers", (value for _, value in reached), depth)
 
     def _method(self, method: MethodType, depth: int) -> None:
         self.visit(method.__func__, depth)
@@ -148,7 +142,7 @@ class _Walk:
 
     def _class(self, cls: type, depth: int) -> None:
         self.tell("class", f"{cls.__module__}.{cls.__qualname__}")
-        if is_library(cls):
+        if is_library(cls, LIBRARIES):
             return
         self._items("bases", cls.__bases__, depth)
         if issubclass(cls, BaseModel):
@@ -176,7 +170,7 @@ class _Walk:
         cls = type(value)
         self._class(cls, depth)
         own = fields(value)
-        if package_of(cls) in CLIENTS | sys.stdlib_module_names:
+        if package_of(cls) in CLOSED | sys.stdlib_module_names:
             self.visit(own.get("__wrapped__"), depth)  # lru_cache and the like
             return
         if issubclass(cls, BaseTool) and is_framework(cls):

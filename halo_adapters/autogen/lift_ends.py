@@ -9,7 +9,8 @@ from typing import Any
 from autogen_agentchat import conditions as c
 from autogen_agentchat.base import AndTerminationCondition, OrTerminationCondition
 
-from halo_adapters.autogen.lift_code import described, fields
+from halo_adapters.autogen.lift_code import described
+from halo_core.lift import fields
 
 
 @dataclass(frozen=True, slots=True)

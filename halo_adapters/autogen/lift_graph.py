@@ -5,7 +5,7 @@ A node starts when one of its activation groups is satisfied: an "all" group of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,7 @@ from halo_adapters.autogen.lift_agents import KEYS
 from halo_adapters.autogen.lift_code import described
 from halo_adapters.autogen.lift_wiring import Wiring
 from halo_core.errors import LiftError
-from halo_core.plan import END, START, Barrier, Edge, Exit, Guard, Join, Plan, Route, Source
-from halo_core.plan.dataflow import spans
-from halo_core.plan.graph import framed_graph
+from halo_core.plan import Edge, Exit, Guard, Join, Route, Source
 
 
 @dataclass(slots=True)
@@ -172,46 +170,3 @@ def _decision(w: Wiring, name: str, conditions: Sequence[tuple[str, bool]]) -> s
     w.operators.append(route)
     w.edges.append(Edge(source=name, target=route.name))
     return route.name
-
-
-# -- supersteps ----------------------------------------------------------------------------------------------------
-
-
-def barriers(plan: Plan) -> tuple[Barrier, ...]:
-    """What supersteps add to the edges: a step waits for all of the step before it, led to by an edge or not.
-
-    Told only of agents that run in one certain superstep; in a loop the same holds turn by turn.
-    """
-    steps = spans(plan, framed_graph(plan))
-    agents = [name for name in steps if plan[name].kind in ("llm", "opaque")]
-    waits = _waits(plan)
-    found = []
-    for step in sorted({steps[name].first for name in agents}):
-        before = [name for name in agents if steps[name].first == step]
-        after = [
-            name
-            for name in agents
-            if steps[name].last == step - 2 and not all(name in waits[other] for other in before)
-        ]
-        if after:
-            found.append(Barrier(after=tuple(after), before=tuple(before)))
-    return tuple(found)
-
-
-def _waits(plan: Plan) -> dict[str, set[str]]:
-    """Operator -> those that have surely run when it starts, as its edges alone say."""
-    graph = framed_graph(plan)
-    waits = {name: set(graph) for name in graph}
-    waits[START] = set()
-    changed = True
-    while changed:
-        changed = False
-        for name in graph:
-            ways: Iterator[set[str]] = (waits[source] | {source} for source in graph.predecessors(name))
-            if name == START:
-                continue
-            joins = name != END and isinstance(plan[name], Join)
-            now = set[str].union(*ways) if joins else set[str].intersection(*ways)
-            changed |= now != waits[name]
-            waits[name] = now
-    return waits

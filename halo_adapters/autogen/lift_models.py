@@ -11,7 +11,8 @@ from autogen_core.tools import BaseTool
 from pydantic import JsonValue, ValidationError
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
-from halo_adapters.autogen.lift_code import attribute, fields, is_framework
+from halo_adapters.autogen.lift_code import attribute, is_framework
+from halo_core.lift import fields
 from halo_core.plan import AdvisedCall, PromptTemplate, Sampling, ToolSchema
 
 _OWN = {

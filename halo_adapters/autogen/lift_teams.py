@@ -7,8 +7,8 @@ from typing import Any
 
 from autogen_agentchat.agents import AssistantAgent, MessageFilterAgent, SocietyOfMindAgent
 
-from halo_adapters.autogen.lift_code import fields
 from halo_adapters.autogen.lift_wiring import Wiring
+from halo_core.lift import fields
 
 
 def round_robin(team: Any) -> Wiring:

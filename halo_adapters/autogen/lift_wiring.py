@@ -12,8 +12,8 @@ from typing import Any
 from autogen_agentchat.agents import AssistantAgent, MessageFilterAgent, SocietyOfMindAgent
 
 from halo_adapters.autogen.lift_agents import KEYS, agent_step
-from halo_adapters.autogen.lift_code import fields
 from halo_adapters.autogen.lift_ends import ends_of
+from halo_core.lift import fields
 from halo_core.plan import Edge, Exit, Guard, Loop, Operator, Route, Source, StateKey, close_loops
 
 _ONE_MESSAGE = (AssistantAgent, SocietyOfMindAgent, MessageFilterAgent)

@@ -6,19 +6,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from autogen_agentchat.base import ChatAgent, Team
-from autogen_agentchat.messages import BaseChatMessage
-from pydantic_core import to_json
 
 from halo_adapters.autogen.lift import lift, nested
 from halo_adapters.autogen.lift_agents import uses
-from halo_adapters.autogen.lift_code import fields
 from halo_adapters.autogen.lift_models import ModelUse
+from halo_adapters.autogen.tasks import Task, task_content
 from halo_core.errors import LiftError
 from halo_core.explain import analyze, destination, forecast, table
+from halo_core.lift import fields
 from halo_core.plan import Plan
 from halo_core.runtime import Batch
-
-Task = str | BaseChatMessage | Sequence[BaseChatMessage]
 
 
 def explain(
@@ -38,9 +35,9 @@ def explain(
     except LiftError as error:
         lines.append(f"no plan: {error}")
     else:
-        texts = [task_text(task) for task in tasks or ()]
-        rows = [{"task": text} for text in texts]
-        lines += forecast(plan, rows, len(set(texts))) if tasks is not None else [str(plan)]
+        contents = [task_content(task) for task in tasks or ()]
+        rows = [{"task": content} for content in contents]
+        lines += forecast(plan, rows, len(set(contents))) if tasks is not None else [str(plan)]
         for where, inner in inside:
             lines += ["", f"inside {where!r}:", _inner(inner)]
     lines.append("")
@@ -53,15 +50,6 @@ def explain(
 def explain_analyze(batch: Batch, team: Team | ChatAgent) -> str:
     """The plan with what happened, see `halo_core.explain.analyze`; without the tree where it cannot be lifted."""
     return analyze(batch, _plans(team))
-
-
-def task_text(task: Task) -> str:
-    """A text that is equal for equal tasks: ids and times of messages are left out."""
-    if isinstance(task, str):
-        return task
-    messages = [task] if isinstance(task, BaseChatMessage) else list(task)
-    documents = [message.model_dump(exclude={"id", "created_at"}) for message in messages]
-    return to_json(documents, fallback=repr).decode()
 
 
 def _plans(team: Team | ChatAgent) -> list[tuple[str, Plan]]:

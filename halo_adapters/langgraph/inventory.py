@@ -26,21 +26,10 @@ from langgraph.prebuilt import ToolNode
 from langgraph.pregel import Pregel
 
 from halo_adapters.langgraph.lift_agent import agent_model
-from halo_adapters.langgraph.lift_code import (
-    CLIENTS,
-    NOTHING,
-    code_digest,
-    fields,
-    functions_of,
-    is_a,
-    is_library,
-    method_of,
-    own_members,
-    package_of,
-    references,
-)
+from halo_adapters.langgraph.lift_code import CLOSED, LIBRARIES, functions_of, method_of, own_members, reachable
 from halo_adapters.langgraph.lift_models import ModelUse, model_use, unpaired
 from halo_adapters.langgraph.lift_prompts import prompt_template
+from halo_core.lift import NOTHING, code_digest, fields, is_a, is_library, package_of
 from halo_core.plan import PromptTemplate
 
 DEPTH = 12
@@ -220,13 +209,13 @@ class _Scan:
                 self._model(agent.model, agent.bound, agent.prompt, agent.found_in)
             self._items(agent.rest, agent.found_in, depth)
             return
-        library = is_library(function, self.home)
+        library = is_library(function, LIBRARIES, self.home)
         if library:
             self._digest(f"{function.__module__}.{function.__qualname__}")
         else:
             self.found.digests.append(code_digest(function.__code__))
         inside = f" in {function.__name__}" if label else ""  # told for all but the node's own function
-        for how, value in references(function, globals_too=not library):
+        for how, value in reachable(function, globals_too=not library):
             if is_a(value, type):
                 self._made_inside(value, f"made{inside or ' inside'}")
             else:
@@ -237,7 +226,7 @@ class _Scan:
         if isinstance(method.__func__, FunctionType):
             self._function(method.__func__, label, depth)
             for name, member in own_members(method.__func__, owner if is_a(owner, type) else type(owner)):
-                if not is_a(member, FunctionType) or not is_library(member, self.home):
+                if not is_a(member, FunctionType) or not is_library(member, LIBRARIES, self.home):
                     self.visit(member, f"self.{name}", depth + 1)
         if not is_a(owner, type):
             self.visit(owner, "self", depth + 1)
@@ -272,13 +261,13 @@ class _Scan:
             where = self.scope + label
             self.found.models.append(ModelUse(kind.__name__, "", server or None, found_in=where, client=True))
             return
-        if issubclass(kind, type) or package in sys.stdlib_module_names or package in CLIENTS:
+        if issubclass(kind, type) or package in sys.stdlib_module_names or package in CLOSED:
             wrapped = fields(value).get("__wrapped__")  # lru_cache and the like
             self.visit(wrapped, label, depth)
             return
         self._values(fields(value), label, depth)
         call = method_of(kind, "__call__")
-        if call is not None and not is_library(call, self.home):
+        if call is not None and not is_library(call, LIBRARIES, self.home):
             self.visit(MethodType(call, value), label, depth + 1)
 
     def _values(self, values: Mapping[str, Any], label: str, depth: int) -> None:

@@ -18,6 +18,7 @@ from halo_adapters.langgraph.inventory import NodeInventory, inventory
 from halo_adapters.langgraph.lift_edges import Wiring
 from halo_adapters.langgraph.lift_nodes import code_of, lift_node
 from halo_core.errors import HaloError, LiftError
+from halo_core.lift import barriers
 from halo_core.plan import OpaqueStep, Operator, Plan, Source, StateKey, close_loops
 
 _COMMUTATIVE = {
@@ -84,7 +85,7 @@ def _graph(builder: Any, title: str, found: Mapping[str, NodeInventory]) -> Plan
         exits=tuple(wiring.exits),
         state=state,
     )
-    return plan.model_copy(update={"barriers": wiring.barriers(plan)})
+    return plan.model_copy(update={"barriers": barriers(plan)})
 
 
 def state_keys(builder: Any) -> tuple[StateKey, ...]:

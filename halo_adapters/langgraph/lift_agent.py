@@ -13,8 +13,9 @@ from langchain_core.messages import SystemMessage
 from langchain_core.runnables import RunnableSequence
 from langchain_core.runnables.base import RunnableBindingBase
 
-from halo_adapters.langgraph.lift_code import closure, fields, functions_of
+from halo_adapters.langgraph.lift_code import functions_of
 from halo_adapters.langgraph.lift_prompts import fixed_messages
+from halo_core.lift import closure, fields
 from halo_core.plan import MessagesSlot, PromptTemplate
 
 _NAMES = {

@@ -1,4 +1,4 @@
-"""The wiring of a graph as edges, routes, joins and barriers of the plan.
+"""The wiring of a graph as edges, routes and joins of the plan.
 
 A conditional edge becomes a route with a guarded edge per label. `Send`, `Command(goto=)` and edges whose labels nobody
 can tell become `may` edges: LangGraph runs whatever a node names at run time, so those lead wherever they could.
@@ -20,9 +20,7 @@ from halo_adapters.langgraph.inventory import NodeInventory
 from halo_adapters.langgraph.lift_code import constants, functions_of, mentions, only_computes
 from halo_adapters.langgraph.lift_nodes import code_of, composed
 from halo_adapters.langgraph.lift_returns import returns, returns_of
-from halo_core.plan import Barrier, Edge, Exit, Guard, Join, Operator, Plan, Route, Source
-from halo_core.plan.dataflow import spans
-from halo_core.plan.graph import framed_graph
+from halo_core.plan import Edge, Exit, Guard, Join, Operator, Route, Source
 
 
 class _Branch(Protocol):
@@ -187,49 +185,6 @@ class Wiring:
         for target in lost:
             for source in free or self.entry:
                 self._connect(source, target, may=True)
-
-    # -- supersteps ----------------------------------------------------------------------------------------------
-
-    def barriers(self, plan: Plan) -> tuple[Barrier, ...]:
-        """What supersteps add to the edges: a step waits for all of the step before it, led to by an edge or not.
-
-        Told only of nodes that run in one certain superstep; in a loop the same holds turn by turn.
-        """
-        steps = spans(plan, framed_graph(plan))
-        sent = {edge.target for edge in plan.edges if edge.fan_out}
-        waits = _waits(plan)
-        found = []
-        for step in sorted({span.first for name, span in steps.items() if name in self.nodes}):
-            before = [name for name in self.nodes if name in steps and steps[name].first == step]
-            after = [
-                name
-                for name in self.nodes
-                if name in steps
-                and steps[name].last == step - 2
-                and (name in sent or not all(name in waits[other] for other in before))
-            ]
-            if after and before:
-                found.append(Barrier(after=tuple(after), before=tuple(before)))
-        return tuple(found)
-
-
-def _waits(plan: Plan) -> dict[str, set[str]]:
-    """Operator -> those that have surely run when it starts, as its edges alone say."""
-    graph = framed_graph(plan)
-    joins = {operator.name for operator in plan.operators if isinstance(operator, Join)}
-    waits = {name: set(graph) for name in graph}
-    waits[START] = set()
-    changed = True
-    while changed:
-        changed = False
-        for name in graph:
-            ways = [waits[source] | {source} for source in graph.predecessors(name)]
-            if not ways:
-                continue
-            now = set.union(*ways) if name in joins else set.intersection(*ways)
-            changed |= now != waits[name]
-            waits[name] = now
-    return waits
 
 
 def _text(label: Hashable, taken: Mapping[str, Any]) -> str:

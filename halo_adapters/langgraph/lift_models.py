@@ -11,7 +11,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
-from halo_adapters.langgraph.lift_code import fields
+from halo_core.lift import fields
 from halo_core.plan import AdvisedCall, PromptTemplate, Sampling, ToolSchema
 
 _NAMES = ("model_name", "model", "model_id", "deployment_name", "repo_id")

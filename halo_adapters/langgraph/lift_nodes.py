@@ -19,10 +19,11 @@ from pydantic_core import from_json, to_json
 
 from halo_adapters.langgraph.inventory import NodeInventory, unbind
 from halo_adapters.langgraph.lift_agent import agent_model
-from halo_adapters.langgraph.lift_code import fields, functions_of, mentions, only_computes
+from halo_adapters.langgraph.lift_code import functions_of, mentions, only_computes
 from halo_adapters.langgraph.lift_models import ModelUse, model_use
 from halo_adapters.langgraph.lift_prompts import prompt_template
 from halo_adapters.langgraph.lift_returns import returns_of
+from halo_core.lift import fields
 from halo_core.plan import (
     Effect,
     LLMOperator,

@@ -16,8 +16,8 @@ from langchain_core.prompts.chat import (
 )
 from langchain_core.prompts.message import BaseMessagePromptTemplate
 
-from halo_adapters.langgraph.lift_code import fields
 from halo_core.errors import PlanError
+from halo_core.lift import fields
 from halo_core.plan import LiteralText, Message, MessagesSlot, PromptTemplate, Slot
 
 ROLES = {"human": "user", "ai": "assistant", "system": "system"}

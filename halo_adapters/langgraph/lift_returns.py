@@ -16,7 +16,8 @@ from typing import Any
 
 from langgraph.types import Command, Send
 
-from halo_adapters.langgraph.lift_code import NOTHING, constants, functions_of, lookup
+from halo_adapters.langgraph.lift_code import constants, functions_of
+from halo_core.lift import NOTHING, lookup
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)

@@ -1,4 +1,4 @@
-"""What is read of a function without running it: its names, its returns, its digest."""
+"""What is read of a function without running it: what it uses and what it returns."""
 
 from __future__ import annotations
 
@@ -10,69 +10,35 @@ import pytest
 from langgraph.graph import END
 from langgraph.types import Command, Send
 
-from halo_adapters.langgraph.lift_code import NOTHING, code_digest, fields, only_computes, references, static_attribute
+from halo_adapters.langgraph.lift_code import only_computes, reachable
 from halo_adapters.langgraph.lift_returns import Returns, returns
 
 SETTINGS = {"prompt": "be brief"}
 WORDS = "be brief"
 
 
-def compiled(source: str, line: int = 1) -> Callable[..., Any]:
+def compiled(source: str) -> Callable[..., Any]:
     """The function `f` of a source text that lies in no file."""
     names: dict[str, Any] = {}
-    exec(compile("\n" * (line - 1) + textwrap.dedent(source), "<nowhere>", "exec"), names)
+    exec(compile(textwrap.dedent(source), "<nowhere>", "exec"), names)
     function: Callable[..., Any] = names["f"]
     return function
 
 
-class Loud:
-    """Complains when code of its own is run."""
+class Colours:
+    """Holds a setting."""
 
-    __slots__ = ("quiet",)
-
-    def __init__(self) -> None:
-        self.quiet = 1
-
-    def __getattr__(self, name: str) -> Any:
-        raise AssertionError(f"asked for {name}")
-
-    @property
-    def loud(self) -> Any:
-        raise AssertionError("ran a property")
+    PLAIN = "grey"
 
 
-def test_fields_run_no_code() -> None:
-    assert fields(Loud()) == {"quiet": 1}
-    assert static_attribute(Loud(), "loud") is NOTHING
+def test_reachable_follows_classes_and_imports() -> None:
+    def f() -> Any:
+        from textwrap import dedent
 
+        return Colours.PLAIN, dedent
 
-def test_references() -> None:
-    kept = object()
-
-    def f(a: Any, b: Any = 2, *, c: Any = "three") -> Any:
-        return kept, WORDS, textwrap.dedent, a, b, c
-
-    assert dict(references(f)) == {
-        "closure 'kept'": kept,
-        "default 'b'": 2,
-        "default 'c'": "three",
-        "global 'WORDS'": WORDS,
-        "global 'textwrap.dedent'": textwrap.dedent,
-    }
-
-
-def test_digest_follows_the_code_and_not_the_place() -> None:
-    one = compiled("def f(x):\n    return x in {'a', 'b', 'c'}")
-    moved = compiled("def f(x):\n    # moved\n    return x in {'a', 'b', 'c'}", line=40)
-    changed = compiled("def f(x):\n    return x in {'a', 'b', 'd'}")
-    assert code_digest(one.__code__) == code_digest(moved.__code__)
-    assert code_digest(one.__code__) != code_digest(changed.__code__)
-
-
-def test_digest_covers_inner_functions() -> None:
-    one = compiled("def f(x):\n    return [y + 1 for y in x]")
-    two = compiled("def f(x):\n    return [y + 2 for y in x]")
-    assert code_digest(one.__code__) != code_digest(two.__code__)
+    assert dict(reachable(f)) == {"global 'Colours.PLAIN'": "grey", "import 'dedent'": textwrap.dedent}
+    assert dict(reachable(f, globals_too=False)) == {}
 
 
 def test_only_computes() -> None:

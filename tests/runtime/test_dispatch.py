@@ -179,7 +179,7 @@ async def test_a_conversation_goes_on_where_it_began(executor: Executor, engine:
     executor.pool.add(other)
     await asyncio.wrap_future(executor.pool.thread.submit(other.start()))
     engine.held = True
-    second = [asyncio.create_task(executor.call(run, call(n, "yes"))) for n, run in enumerate(runs)]
+    second = [asyncio.create_task(executor.call(run, call(n, "A longer answer. " * 60))) for n, run in enumerate(runs)]
     await until(lambda: len(engine.seen) + len(other.seen) == 24)
     assert not other.seen
     await executor.call(executor.begin(batch, "new"), ask("something new"))
