@@ -5,6 +5,8 @@ Importing this module patches nothing.
 
 from halo_adapters.autogen.batch import BatchResult, RunResult, arun_batch, run_batch
 from halo_adapters.autogen.client import HaloChatCompletionClient
+from halo_adapters.autogen.lift import lift
+from halo_adapters.autogen.report import explain
 from halo_core.pool import PoolConfig, configure
 
 __all__ = [
@@ -14,5 +16,7 @@ __all__ = [
     "RunResult",
     "arun_batch",
     "configure",
+    "explain",
+    "lift",
     "run_batch",
 ]

@@ -12,7 +12,7 @@ import copy
 import time
 import types
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar, cast
 
 from autogen_agentchat.agents import (
@@ -29,7 +29,8 @@ from autogen_agentchat.base import (
     Team,
     TerminationCondition,
 )
-from autogen_agentchat.conditions import TimeoutTermination
+from autogen_agentchat.conditions import ExternalTermination, TimeoutTermination
+from autogen_agentchat.messages import BaseAgentEvent, BaseChatMessage, StopMessage
 from autogen_agentchat.teams import BaseGroupChat
 from autogen_agentchat.tools import AgentTool, TeamTool
 from autogen_core import SingleThreadedAgentRuntime
@@ -154,6 +155,8 @@ class _Copy:
         return new
 
     def _condition(self, condition: Any, path: str) -> Any:
+        if type(condition) is ExternalTermination:
+            return _Follows(condition)
         new = _shallow(condition)
         for name, value in new.__dict__.items():
             if isinstance(value, list | tuple) and any(isinstance(v, TerminationCondition) for v in value):
@@ -196,6 +199,19 @@ _TEAM_FIELDS = frozenset(
     }
 )
 """What teams only read, or what is made anew."""
+
+
+class _Follows(ExternalTermination):
+    """A copy that ends its run when the original is set: whoever holds the original stops all runs."""
+
+    def __init__(self, original: ExternalTermination) -> None:
+        super().__init__()
+        self._original = original
+        self._setted = original._setted
+
+    async def __call__(self, messages: Sequence[BaseAgentEvent | BaseChatMessage]) -> StopMessage | None:
+        self._setted = self._setted or self._original._setted
+        return await super().__call__(messages)
 
 
 def _kind(cls: Any) -> Literal["part", "plain", "deep"]:

@@ -84,7 +84,7 @@ def _twin(client: Any) -> HaloChatCompletionClient | None:
         try:
             twin = HaloChatCompletionClient(
                 **arguments,
-                base_url=str(sdk.base_url),
+                base_url=None if type(sdk).__name__ == "AsyncAzureOpenAI" else str(sdk.base_url),  # another protocol
                 api_key=sdk.api_key,
                 model_info=client.model_info,
                 add_name_prefixes=client._add_name_prefixes,

@@ -58,7 +58,8 @@ class Journal:
         self.path = Path(path)
         if self.path.exists() and self.path.stat().st_size and not resume:
             raise JournalError(
-                f"the journal {self.path} already exists: continue that run with --resume, or remove the file"
+                f"the journal {self.path} already exists: continue that run with --resume (in Python: resume=True), or "
+                "remove the file"
             )
         with contextlib.ExitStack() as undo:
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -45,6 +46,6 @@ def iterate_async(make: Callable[[], AsyncIterator[T]]) -> Iterator[T]:
                 raise item
             yield item[0]
     finally:
-        if thread.is_alive():
+        with contextlib.suppress(RuntimeError):  # the loop has come to its end by itself
             loop.call_soon_threadsafe(task.cancel)
         thread.join()

@@ -10,6 +10,7 @@ import pytest
 from autogen_agentchat.agents import AssistantAgent, BaseChatAgent
 from autogen_agentchat.base import Response
 from autogen_agentchat.conditions import (
+    ExternalTermination,
     FunctionalTermination,
     MaxMessageTermination,
     TextMentionTermination,
@@ -93,6 +94,23 @@ async def test_a_timeout_begins_with_the_copy() -> None:
     team = RoundRobinGroupChat([agent("a", EchoClient())], termination_condition=ends, max_turns=2)
     result = await clone(team).run(task="hi")
     assert result.stop_reason == "Maximum number of turns 2 reached."
+
+
+async def test_an_external_termination_stops_every_run() -> None:
+    stop = ExternalTermination()
+    people = [agent("a", EchoClient()), agent("b", EchoClient())]
+    copies = [clone(RoundRobinGroupChat(people, termination_condition=stop, max_turns=6)) for _ in range(2)]
+    streams = [copy.run_stream(task="hi") for copy in copies]
+    for stream in streams:
+        for _ in range(2):
+            await anext(stream)
+    stop.set()
+    for stream in streams:
+        last = [event async for event in stream][-1]
+        assert last.stop_reason == "External termination requested"
+    await stop.reset()
+    again = await clone(RoundRobinGroupChat(people, termination_condition=stop, max_turns=6)).run(task="hi")
+    assert again.stop_reason == "Maximum number of turns 6 reached."
 
 
 async def test_memories_are_seen_by_every_copy() -> None:
