@@ -44,6 +44,7 @@ _STATE = frozenset(
 """Attributes of AutoGen's and Halo's objects that a run changes or that differ from object to object."""
 _PLACES = frozenset({"_client", "_raw_config", "api_key", "base_url", "_base_url", "azure_endpoint", "organization"})
 """Attributes of model clients that say where calls go, not what they ask."""
+_GROWING = (list, dict, set, deque, bytearray)
 _BASES = (bool, int, float, complex, str, bytes, bytearray)
 _ID = re.compile(r"[0-9a-f]{8}(-?)[0-9a-f]{4}\1[0-9a-f]{4}\1[0-9a-f]{4}\1[0-9a-f]{12}", re.IGNORECASE)
 
@@ -130,7 +131,8 @@ class _Walk:
         else:
             self.tell("code", code_digest(function.__code__))
         reached = references(function, globals_too=not is_library(function, LIBRARIES))
-        self._items("refers", (value for _, value in reached), depth)
+        # A list or dict that code holds on to is as often a counter that grows as a setting: runs must not change it.
+        self._items("refers", (type(v) if isinstance(v, _GROWING) else v for _, v in reached), depth)
 
     def _method(self, method: MethodType, depth: int) -> None:
         self.visit(method.__func__, depth)
