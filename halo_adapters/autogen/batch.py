@@ -165,6 +165,11 @@ class Template:
         return made
 
     @property
+    def copies(self) -> bool:
+        """Whether the runs' teams are Halo's own copies; those of a function may be kept by it."""
+        return self._factory is None
+
+    @property
     def name(self) -> str:
         """The team's name."""
         return str(self.app.name)
@@ -210,6 +215,7 @@ class TeamRows:
         self.tasks = tasks
         self.rows = Rows(self.batch, len(tasks), lambda i: task_content(tasks[i]), keys=options.keys, limit=limit)
         self._template = template
+        self._copies = template.copies
         self._timeout = timeout
         self._on_event = on_event
 
@@ -245,6 +251,9 @@ class TeamRows:
         except BaseException:
             token.cancel()  # whatever the agents have linked to it ends with the run
             raise
+        finally:
+            if self._copies:
+                drive.release(app)
         raise RuntimeError(f"the team {app.name!r} ended without a result")
 
 
