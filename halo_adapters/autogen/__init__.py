@@ -3,10 +3,11 @@
 Importing this module patches nothing.
 """
 
-from halo_adapters.autogen.batch import BatchResult, RunResult, arun_batch, run_batch
+from halo_adapters.autogen.batch import arun_batch, run_batch
 from halo_adapters.autogen.client import HaloChatCompletionClient
 from halo_adapters.autogen.lift import lift
 from halo_adapters.autogen.report import explain
+from halo_adapters.autogen.runs import BatchResult, RunResult
 from halo_core.pool import PoolConfig, configure
 
 __all__ = [

@@ -10,11 +10,12 @@ from typing import Any
 from autogen_agentchat.base import ChatAgent, TaskResult, Team
 
 from halo_adapters.autogen import drive, intercept
-from halo_adapters.autogen.batch import TeamRows, Template, fingerprint, outcome
 from halo_adapters.autogen.clone import clone
 from halo_adapters.autogen.lift import lift
 from halo_adapters.autogen.report import explain, explain_analyze
+from halo_adapters.autogen.runs import TeamRows, outcome
 from halo_adapters.autogen.tasks import result_to_json, task_content, task_of
+from halo_adapters.autogen.template import Template, fingerprint
 from halo_core.plan import Plan
 from halo_core.runtime import Batch, BatchOptions, Journal
 from halo_core.runtime.loops import iterate_async

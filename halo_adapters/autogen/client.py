@@ -189,7 +189,7 @@ class HaloChatCompletionClient(ChatCompletionClient, Component[HaloClientConfig]
             raise ClosedError(f"{self!r} was closed: make a new client, or close it after the last call")
         settings = self._settings
         model = extra.get("model") or settings.model
-        served, reason = get_pool().route(model, settings.base_url, settings.api_key)
+        served, reason = get_pool().route(model, settings.base_url, settings.api_key, settings.headers)
         if served is None:
             raise UnknownModelError(f"{self!r}: {reason}")
         return served, self._body(served, messages, tools, tool_choice, json_output, extra)
@@ -228,7 +228,8 @@ class HaloChatCompletionClient(ChatCompletionClient, Component[HaloClientConfig]
             body["tool_choice"] = choice
         if response_format is not None:
             body["response_format"] = response_format
-        return body
+        forced = extra.get("extra_body") or settings.create_args.get("extra_body") or {}
+        return body | {name: value for name, value in forced.items() if name != "model"}  # as the OpenAI SDK does
 
     def _structured(self, json_output: bool | type[BaseModel] | None, extra: Mapping[str, Any]) -> bool:
         """Whether a Pydantic class says what the answer looks like."""

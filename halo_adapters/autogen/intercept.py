@@ -86,6 +86,7 @@ def _twin(client: Any) -> HaloChatCompletionClient | None:
                 **arguments,
                 base_url=None if type(sdk).__name__ == "AsyncAzureOpenAI" else str(sdk.base_url),  # another protocol
                 api_key=sdk.api_key,
+                default_headers=dict(getattr(sdk, "_custom_headers", None) or {}),
                 model_info=client.model_info,
                 add_name_prefixes=client._add_name_prefixes,
                 include_name_in_message=client._include_name_in_message,
@@ -96,7 +97,9 @@ def _twin(client: Any) -> HaloChatCompletionClient | None:
             return None
         twin._charged = functools.partial(_charge, ref(client))
         _twins[client] = twin
-    served, reason = get_pool().route(client._create_args["model"], twin._base_url, twin._settings.api_key)
+    served, reason = get_pool().route(
+        client._create_args["model"], twin._base_url, twin._settings.api_key, twin._settings.headers
+    )
     if served is None:
         _leave_alone(reason or "not routable")
         return None

@@ -45,7 +45,7 @@ ENGINE_FIELDS = frozenset(
 _DISALLOWED = ("stream", "messages", "function_call", "functions", "n")
 _IGNORED = frozenset(
     """
-    organization project webhook_secret websocket_base_url max_retries timeout default_headers default_query
+    organization project webhook_secret websocket_base_url max_retries timeout default_query
     http_client _strict_response_validation http_options
     """.split()  # noqa: SIM905
 )
@@ -54,7 +54,7 @@ _IGNORED = frozenset(
 _OWN = frozenset(
     """
     api_key api_key_env base_url model_info model_capabilities add_name_prefixes include_name_in_message late_system
-    pool context_length
+    pool context_length default_headers
     """.split()  # noqa: SIM905
 )
 
@@ -103,6 +103,8 @@ class Settings:
     base_url: str | None = None
     api_key: str | None = field(default=None, repr=False)
     api_key_env: str | None = None
+    headers: dict[str, str] = field(default_factory=dict, repr=False)
+    """Sent to `base_url`'s server; like a key they are never written into a configuration."""
     prefixes: bool = False
     names: bool = True
     late_system: LateSystem = "auto"
@@ -136,6 +138,7 @@ class Settings:
             base_url=given.get("base_url"),
             api_key=_key(given),
             api_key_env=given.get("api_key_env"),
+            headers=dict(given.get("default_headers") or {}),
             prefixes=bool(given.get("add_name_prefixes", False)),
             names=bool(given.get("include_name_in_message", True)),
             late_system=given.get("late_system", "auto"),

@@ -71,7 +71,9 @@ class EnginePool:
             )
         return mapped
 
-    def adopt(self, name: str, base_url: str, api_key: str | None) -> str | None:
+    def adopt(
+        self, name: str, base_url: str, api_key: str | None, headers: Mapping[str, str] | None = None
+    ) -> str | None:
         """Make the server that the app itself names an engine of the pool; returns its served name.
 
         Returns None where adopting is off. Adopting the same server twice is free.
@@ -84,20 +86,24 @@ class EnginePool:
                 from halo_core.pool.endpoint import EndpointEngine
 
                 group = EngineGroup(served)
-                group.engines.append(EndpointEngine(served, name, base_url, api_key=api_key))
+                group.engines.append(EndpointEngine(served, name, base_url, api_key=api_key, headers=headers))
                 self._groups[served] = group
         return served
 
     def route(
-        self, name: str, base_url: str | None = None, api_key: str | None = None
+        self,
+        name: str,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> tuple[str | None, str | None]:
-        """The served model for the app's model name and its own server, or why there is none."""
+        """The served model for the app's model name and its own server (with its key and headers), or why not."""
         try:
             served = self.resolve(name)
         except UnknownModelError as error:
             return None, str(error)
         if served is None and base_url:
-            served = self.adopt(name, base_url, api_key)
+            served = self.adopt(name, base_url, api_key, headers)
         if served is None:
             return None, f"no engine serves model {name!r} (pool: {', '.join(self.models) or 'empty'})"
         return served, None

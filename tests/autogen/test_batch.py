@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import threading
 from collections.abc import Iterator
@@ -11,12 +12,13 @@ from typing import Any
 
 import pytest
 from autogen_agentchat.agents import AssistantAgent
+from autogen_agentchat.conditions import TokenUsageTermination
 from autogen_agentchat.messages import TextMessage
 from autogen_agentchat.teams import MagenticOneGroupChat, RoundRobinGroupChat
 from autogen_core.models import UserMessage
 
 from halo_adapters.autogen import HaloChatCompletionClient, arun_batch, configure, run_batch
-from halo_adapters.autogen.batch import Template
+from halo_adapters.autogen.template import Template
 from halo_core.errors import CloneError, ConfigError, EngineError, JournalError, UnknownModelError
 from halo_core.pool import EnginePool, PoolConfig, SimulatedSpec
 from tests.autogen.shapes import SHAPES, EchoClient, agent, round_robin, said
@@ -83,6 +85,42 @@ async def test_a_runs_own_repetition_is_a_call_of_its_own() -> None:
     total = result.stats.total
     assert (total.planned, total.executed, total.shared) == (12, 4, 8)
     assert all(run.stats.executed + run.stats.shared == 4 for run in result)
+
+
+async def test_tools_run_in_every_run_though_the_calls_are_shared() -> None:
+    ran: list[int] = []
+
+    def look_up(a: int) -> str:
+        """Look something up."""
+        ran.append(a)
+        return "found"
+
+    team = RoundRobinGroupChat([agent("a", client(), tools=[look_up])], max_turns=1)
+    result = await arun_batch(team, ["Please use tool look_up."] * 5)
+    assert (result.stats.total.executed, result.stats.total.shared) == (1, 4)
+    assert len(ran) == 5
+    ids = {call.id for run in result for message in run.unwrap().messages for call in getattr(message, "tool_calls", [])}
+    assert len(ids) == 5  # every run's tool calls have ids of their own
+
+
+async def test_token_bounds_count_shared_calls_too() -> None:
+    def team() -> Any:
+        own = client()
+        ends = TokenUsageTermination(max_total_token=150)
+        return RoundRobinGroupChat([agent("a", own), agent("b", own)], termination_condition=ends, max_turns=20)
+
+    alone = await arun_batch(team, ["count"], dedup="off")
+    together = await arun_batch(team, ["count"] * 4)
+    assert together.stats.total.shared > 0
+    assert [len(run.unwrap().messages) for run in together] == [len(alone[0].unwrap().messages)] * 4
+    assert "Token usage limit" in (together[3].unwrap().stop_reason or "")
+
+
+async def test_the_collectors_thresholds_are_restored() -> None:
+    before = gc.get_threshold()
+    inside: list[Any] = []
+    await arun_batch(round_robin(EchoClient()), TASKS[:2], on_event=lambda i, m: inside.append(gc.get_threshold()))
+    assert gc.get_threshold() == before and inside[0] != before
 
 
 async def test_sampled_calls_stay_apart() -> None:
