@@ -34,6 +34,8 @@ STICKINESS = 4.0
 """How much more a call's own uncached prompt counts than the queue: lost work stays lost, uneven queues even out."""
 LOYALTY = 32.0
 """A conversation stays on its engine until that engine's queue is longer by so many times what moving would lose."""
+SLACK = 4
+"""Calls by which an engine's queue may be longer than another's before prefixes count no more."""
 WORTH_WAITING = 16
 """Chunks (about 1,000 tokens) that a warm-up must save: while calls wait for it, the engine's batch is not full."""
 QUIET_S = 0.003
@@ -173,8 +175,11 @@ class Dispatcher:
         if len(stations) == 1:
             return self._take(0, stations[0])
         self._affinity.place(stations)
+        # While calls wait for an engine anyway, uneven queues cost nothing; then prefixes decide alone.
+        waiting = len(self._ready) + sum(station.calls for station in stations)
+        near = stations if waiting > sum(s.engine.capacity.slots for s in stations) else _level(stations)
         for i, flight in enumerate(self._ready[:LOOK_AHEAD]):
-            homes = self._homes(flight, stations)
+            homes = self._homes(flight, near)
             best = (
                 min(homes, key=lambda s: s.outlook + STICKINESS * self._cost(flight, s)) if len(homes) > 1 else homes[0]
             )
@@ -389,6 +394,12 @@ class Dispatcher:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _level(stations: list[Station]) -> list[Station]:
+    """The engines whose queues are not much longer than the shortest: rows wait for the slowest engine in the end."""
+    shortest = min(station.calls for station in stations)
+    return [station for station in stations if station.calls <= shortest + SLACK]
 
 
 def _add(counts: Counter[bytes], chain: Chain) -> None:

@@ -77,8 +77,12 @@ class Station:
         return self.load_units - min(self.pace.progress(), 0.9 * self.load_units)
 
     @property
+    def calls(self) -> int:
+        """Calls that it works on, or that wait for a prefix on it."""
+        return len(self.in_flight) + (sum(map(len, self.warming.values())) if self.warming else 0)
+
+    @property
     def free(self) -> bool:
         """Whether the engine takes another call now."""
-        held = sum(map(len, self.warming.values())) if self.warming else 0
         slots = self.engine.capacity.slots
-        return self.engine.health.state == "ready" and len(self.in_flight) + held < slots + slots // 8
+        return self.engine.health.state == "ready" and self.calls < slots + slots // 8

@@ -8,7 +8,7 @@ import pytest
 
 from halo_core.errors import EngineDiedError, UnknownModelError
 from halo_core.pool import EnginePool, LLMCall, PoolConfig
-from halo_core.runtime import Executor
+from halo_core.runtime import Executor, dispatch
 from tests.runtime.scripted import ScriptedEngine, ask, text_of
 from tests.runtime.test_merging import until
 
@@ -161,13 +161,13 @@ async def test_an_unknown_model_names_the_known_ones(executor: Executor, engine:
     assert text_of(await executor.call(executor.begin(batch, "2"), ask("x"))) == "X"
 
 
-async def test_a_conversation_goes_on_where_it_began(executor: Executor, engine: ScriptedEngine) -> None:
-    """What an engine holds of a conversation outweighs an idle neighbour; a new conversation goes there."""
+async def conversations(executor: Executor, engine: ScriptedEngine, count: int) -> tuple[ScriptedEngine, list[int]]:
+    """Begin conversations on one engine, bring up another, and go on: who got how many of the second calls."""
     engine.slots = 32
     batch = executor.open_batch("b")
-    runs = [executor.begin(batch, str(n)) for n in range(12)]
+    runs = [executor.begin(batch, str(n)) for n in range(count)]
     opening = [
-        [{"role": "user", "content": f"Document {n}. " + f"Sentence of document {n}. " * 40}] for n in range(len(runs))
+        [{"role": "user", "content": f"Document {n}. " + f"Sentence of document {n}. " * 40}] for n in range(count)
     ]
 
     def call(n: int, *said: str) -> LLMCall:
@@ -175,14 +175,25 @@ async def test_a_conversation_goes_on_where_it_began(executor: Executor, engine:
         return LLMCall("m", {"messages": [*opening[n], *turns], "temperature": 0})
 
     await asyncio.gather(*(executor.call(run, call(n)) for n, run in enumerate(runs)))
-    other = ScriptedEngine(name="e1")
+    other = ScriptedEngine(name="e1", slots=32)
     executor.pool.add(other)
     await asyncio.wrap_future(executor.pool.thread.submit(other.start()))
-    engine.held = True
-    second = [asyncio.create_task(executor.call(run, call(n, "A longer answer. " * 60))) for n, run in enumerate(runs)]
-    await until(lambda: len(engine.seen) + len(other.seen) == 24)
-    assert not other.seen
-    await executor.call(executor.begin(batch, "new"), ask("something new"))
-    assert [seen.body["messages"][-1]["content"] for seen in other.seen] == ["something new"]
-    executor.pool.thread.loop.call_soon_threadsafe(engine.release)
-    await asyncio.gather(*second)
+    engine.held = other.held = True
+    calls = [asyncio.create_task(executor.call(run, call(n, "A longer answer. " * 200))) for n, run in enumerate(runs)]
+    await until(lambda: len(engine.seen) + len(other.seen) == 2 * count)
+    counts = [len(engine.seen) - count, len(other.seen)]
+    for each in (engine, other):
+        executor.pool.thread.loop.call_soon_threadsafe(each.release)
+    await asyncio.gather(*calls)
+    return other, counts
+
+
+async def test_a_conversation_goes_on_where_it_began(executor: Executor, engine: ScriptedEngine) -> None:
+    """What an engine holds of a conversation outweighs an idle neighbour."""
+    _, counts = await conversations(executor, engine, dispatch.SLACK)
+    assert counts == [dispatch.SLACK, 0]
+
+
+async def test_conversations_do_not_make_one_queue_much_longer(executor: Executor, engine: ScriptedEngine) -> None:
+    _, counts = await conversations(executor, engine, 20)
+    assert sum(counts) == 20 and 0 < counts[0] - counts[1] <= dispatch.SLACK + 1
