@@ -125,7 +125,10 @@ class TeamRows:
             async with asyncio.timeout(self._timeout):
                 result.result = await self._run(i, task_of(self.tasks[i]))
         except Exception as error:
-            cause = error.__cause__ or (run.trouble if run is not None else None)
+            cause = error.__cause__
+            trouble = run.trouble if run is not None else None
+            if cause is None and trouble is not None and type(trouble).__name__ in str(error):
+                cause = trouble  # AutoGen's runtime passes on only its text
             if isinstance(error, RuntimeError) and cause is not None:
                 cause.add_note(f"AutoGen told it as {type(error).__name__}")
                 raise _Failure(result, cause) from error
