@@ -12,7 +12,7 @@ import asyncio
 import bisect
 import logging
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -42,6 +42,8 @@ QUIET_S = 0.003
 SETTLE_S = 0.03
 """Idle engines wait until no call has arrived for `QUIET_S`, but not longer than this."""
 MAX_TRIES = 4
+MAX_ROWS = 4096
+"""Rows whose last engine is remembered."""
 DEFAULT_ANSWER_TOKENS = 64.0
 
 
@@ -66,6 +68,8 @@ class Dispatcher:
         self._answer_tokens: dict[str, float] = {}
         self._decode_units = 2.0
         """Cost of a generated token in prompt tokens; corrected from what engines report is left to the planner."""
+        self._last: OrderedDict[str, str] = OrderedDict()
+        """Row -> engine of its last call."""
         self._pumping = False
         self._arrived_s = 0.0
         self._settling_s = 0.0
@@ -177,9 +181,9 @@ class Dispatcher:
         self._affinity.place(stations)
         # While calls wait for an engine anyway, uneven queues cost nothing; then prefixes decide alone.
         waiting = len(self._ready) + sum(station.calls for station in stations)
-        near = stations if waiting > sum(s.engine.capacity.slots for s in stations) else _level(stations)
+        near = stations if waiting > sum(s.engine.capacity.slots for s in stations) else list(_level(stations))
         for i, flight in enumerate(self._ready[:LOOK_AHEAD]):
-            homes = self._homes(flight, near)
+            homes = self._homes(flight, near, together=near is not stations)
             best = (
                 min(homes, key=lambda s: s.outlook + STICKINESS * self._cost(flight, s)) if len(homes) > 1 else homes[0]
             )
@@ -187,8 +191,11 @@ class Dispatcher:
                 return self._take(i, best)
         return None
 
-    def _homes(self, flight: Flight, stations: list[Station]) -> list[Station]:
-        """The engines that should serve a call: where its conversation is, else where its role is at home."""
+    def _homes(self, flight: Flight, stations: list[Station], *, together: bool) -> list[Station]:
+        """The engines that should serve a call: where its conversation is, else where its role is at home.
+
+        `together`: a row that begins a new conversation begins it where its last call was: all are in one place.
+        """
         own = {s.engine.name: s.sent.depth(flight.chain) - flight.static_chunks for s in stations}
         most = max(own.values())
         if most > 0:
@@ -198,6 +205,10 @@ class Dispatcher:
             near = [s for s in loyal if s.outlook - lightest < LOYALTY * saved]
             if near:
                 return near
+        if together and flight.call.origin.run:
+            before = self._last.get(flight.call.origin.run)
+            if last := [station for station in stations if station.engine.name == before]:
+                return last
         return self._affinity.homes(flight, stations)
 
     def _take(self, position: int, station: Station) -> tuple[Flight, Station]:
@@ -306,6 +317,10 @@ class Dispatcher:
         station.in_flight.add(flight)
         station.pace.begin()
         flight.on_engine = station.engine.name
+        self._last[flight.call.origin.run] = station.engine.name
+        self._last.move_to_end(flight.call.origin.run)
+        if len(self._last) > MAX_ROWS:
+            self._last.popitem(last=False)
         flight.tries += 1
         flight.task = self._spawn(self._fly(flight, station))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -197,3 +198,21 @@ async def test_a_conversation_goes_on_where_it_began(executor: Executor, engine:
 async def test_conversations_do_not_make_one_queue_much_longer(executor: Executor, engine: ScriptedEngine) -> None:
     _, counts = await conversations(executor, engine, 20)
     assert sum(counts) == 20 and 0 < counts[0] - counts[1] <= dispatch.SLACK + 1
+
+
+async def test_a_rows_conversations_are_in_one_place(executor: Executor, engine: ScriptedEngine) -> None:
+    """While engines have room, a row's next role begins where its last call was, not where that role is at home."""
+    other = ScriptedEngine(name="e1", slots=32)
+    engine.slots = 32
+    executor.pool.add(other)
+    batch = executor.open_batch("b")
+    roles = ["You write the summary. " * 60, "You check every fact. " * 60]
+    others = [
+        (executor.begin(batch, f"{n}{role}"), with_role(f"question {n}", role)) for n in range(12) for role in roles
+    ]
+    await asyncio.gather(*(executor.call(run, call) for run, call in others))  # now each role is at home somewhere
+    run = executor.begin(batch, "row")
+    for role in roles:
+        await executor.call(run, replace(with_role("the row", role), origin=run.origin("role")))
+    where = [e.name for e in (engine, other) for call in e.seen if call.origin.run == run.key]
+    assert len(set(where)) == 1
