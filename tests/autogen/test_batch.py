@@ -100,9 +100,8 @@ async def test_tools_run_in_every_run_though_the_calls_are_shared() -> None:
     assert (result.stats.total.executed, result.stats.total.shared) == (1, 4)
     assert len(ran) == 5
     messages = [message for run in result for message in run.unwrap().messages]
-    assert (
-        len({call.id for m in messages for call in getattr(m, "tool_calls", [])}) == 5
-    )  # every run's tool calls have ids of their own
+    ids = {call.id for message in messages for call in getattr(message, "tool_calls", [])}
+    assert len(ids) == 5  # every run's tool calls have ids of their own
 
 
 async def test_token_bounds_count_shared_calls_too() -> None:
