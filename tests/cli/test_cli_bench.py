@@ -40,7 +40,7 @@ def checkout(project: Project) -> None:
 def test_lists_and_runs(project: Project, halo: Halo) -> None:
     checkout(project)
     listed = halo("bench").out.splitlines()
-    assert listed[0].startswith("broken       (not available: the benchmark benchmarks.none:run cannot be loaded")
+    assert listed[0].startswith("broken             (not available: the benchmark benchmarks.none:run cannot be loaded")
     assert listed[1] == "count        Counts rows."
     assert halo("bench", "count").out == "counted 3 \n"
     assert halo("bench", "count", "--rows", "5", "--json", "x").out == "counted 5 x\n"
