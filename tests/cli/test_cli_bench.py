@@ -41,7 +41,7 @@ def test_lists_and_runs(project: Project, halo: Halo) -> None:
     checkout(project)
     listed = halo("bench").out.splitlines()
     assert listed[0].startswith("broken             (not available: the benchmark benchmarks.none:run cannot be loaded")
-    assert listed[1] == "count        Counts rows."
+    assert listed[1] == "count              Counts rows."
     assert halo("bench", "count").out == "counted 3 \n"
     assert halo("bench", "count", "--rows", "5", "--json", "x").out == "counted 5 x\n"
     assert "--rows" in halo("bench", "count", "--help").out
