@@ -11,7 +11,7 @@ from autogen_agentchat.teams import RoundRobinGroupChat
 from autogen_core.models import RequestUsage, UserMessage
 from autogen_ext.models.openai import BaseOpenAIChatCompletionClient, OpenAIChatCompletionClient
 
-from halo_adapters.autogen import arun_batch, configure, intercept
+from halo_adapters.autogen import HaloChatCompletionClient, arun_batch, configure, intercept
 from halo_core.pool import PoolConfig, SimulatedSpec
 from halo_core.runtime import get_executor
 from tests.autogen.shapes import INFO, agent, said
@@ -72,6 +72,20 @@ async def test_requests_are_the_clients_own(stub: StubServer) -> None:
     routed = stub.bodies[-1]
     assert (routed["max_tokens"], routed["seed"], routed["stop"], routed["temperature"]) == (7, 3, ["x"], 0)
     assert routed["messages"][-1] == {"role": "user", "name": "user", "content": "user said:\nhi"}
+    made.close()
+
+
+async def test_a_gateways_headers_go_with_the_calls(stub: StubServer) -> None:
+    made = pool()
+    own = client(stub, default_headers={"X-Tenant": "blue"})
+    await arun_batch(RoundRobinGroupChat([agent("a", own)], max_turns=1), ["hi"])
+    assert stub.headers[-1]["x-tenant"] == "blue" and stub.chats == 1
+    made.close()
+    made = pool()
+    halo = HaloChatCompletionClient(model="m", base_url=f"{stub.url}/v1", default_headers={"X-Tenant": "red"})
+    await halo.create([UserMessage(content="hi", source="user")])
+    assert stub.headers[-1]["x-tenant"] == "red"
+    assert "red" not in halo.dump_component().model_dump_json()
     made.close()
 
 
