@@ -22,6 +22,16 @@ _repeats: OrderedDict[str, Counter[tuple[str, str]]] = OrderedDict()
 _NOBODY = "(no agent)"
 
 
+@contextmanager
+def speaking(agent: str) -> Iterator[None]:
+    """Within the block calls are this agent's, unless they are made inside a team."""
+    token = AGENT.set(agent)
+    try:
+        yield
+    finally:
+        AGENT.reset(token)
+
+
 def agent_and_team() -> tuple[str, str]:
     """(agent, team id) of the code that runs now; the runtime names agents `NAME_TEAMID/TEAMID`."""
     try:

@@ -20,8 +20,7 @@ from halo_adapters.autogen.runs import BatchResult, OnEvent, RunResult, TeamRows
 from halo_adapters.autogen.tasks import Task, result_from_json, result_to_json, task_content
 from halo_adapters.autogen.template import AppOrFactory, DriverChoice, Template
 from halo_core.errors import ConfigError, HaloError
-from halo_core.runtime import MISSING, Batch, BatchOptions, Journal, RowResult
-from halo_core.runtime.batch import RowKeys
+from halo_core.runtime import MISSING, Batch, BatchOptions, Journal, RowResult, row_keys
 from halo_core.runtime.loops import iterate_async
 
 
@@ -59,7 +58,7 @@ class _ARunBatch:
         async with aclosing(batch.stream()) as stream:
             async for i, run in stream:
                 runs[i] = run
-        result = BatchResult(runs, batch.batch, batch.app)
+        result = BatchResult(runs, batch.batch, batch.template.app)
         if on_error == "raise" and result.errors:
             position, error = next(iter(result.errors.items()))
             error.add_note(
@@ -121,7 +120,7 @@ class _Tasks:
         if resume and journal is None:
             raise ConfigError("resume=True needs the journal to resume from: journal=FILE")
         self._tasks = list(tasks)
-        self._template = Template(app, driver)
+        self.template = Template(app, driver)
         self._limit = None if concurrency == "auto" else concurrency
         self._merge = dedup == "exact"
         self._timeout = timeout
@@ -130,19 +129,17 @@ class _Tasks:
         self._on_event = on_event
         self._on_change = on_change
         self.batch: Batch
-        self.app: Any = None
 
     async def stream(self) -> AsyncGenerator[tuple[int, RunResult], None]:
         intercept.install()
-        await self._template.prepare()
-        self.app = self._template.app
+        await self.template.prepare()
         with self._opened() as journal:
-            keys = _keys(self._tasks)
+            keys = row_keys(map(task_content, self._tasks))
             known = self._known(journal, keys) if journal is not None and self._resume else {}
             left = [i for i in range(len(self._tasks)) if i not in known]
             on_event = self._on_event
             rows = TeamRows(
-                self._template,
+                self.template,
                 [self._tasks[i] for i in left],
                 limit=self._limit,
                 merge=self._merge,
@@ -168,7 +165,7 @@ class _Tasks:
         if self._journal is None or isinstance(self._journal, Journal):
             yield self._journal
             return
-        journal = Journal(self._journal, app=self._template.fingerprint(), resume=self._resume)
+        journal = Journal(self._journal, app=self.template.fingerprint(), resume=self._resume)
         try:
             yield journal
         finally:
@@ -177,18 +174,12 @@ class _Tasks:
     def _known(self, journal: Journal, keys: Sequence[str]) -> dict[int, RunResult]:
         """The runs that an earlier batch finished."""
         finished = {row.key: row.output for row in journal.rows() if row.output is not None}
-        factory = self._template.messages
+        factory = self.template.messages
         return {
             i: RunResult(i, self._tasks[i], result_from_json(json.loads(finished[key]), factory), replayed=True)
             for i, key in enumerate(keys)
             if key in finished
         }
-
-
-def _keys(tasks: Sequence[Any]) -> list[str]:
-    """A key per task that is the same in every batch over these tasks: its content and its n-th occurrence."""
-    numbers = RowKeys()
-    return [numbers.key(task_content(task)) for task in tasks]
 
 
 async def _keep(journal: Journal, key: str, run: RunResult) -> None:

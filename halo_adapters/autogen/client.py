@@ -26,8 +26,8 @@ from pydantic_core import from_json
 
 from halo_adapters.autogen.answers import Assembler, result_of
 from halo_adapters.autogen.attribution import calling
+from halo_adapters.autogen.chat_template import shows_late_system
 from halo_adapters.autogen.settings import ENGINE_FIELDS, REQUEST_FIELDS, HaloClientConfig, Settings, request_fields
-from halo_adapters.autogen.templates import shows_late_system
 from halo_adapters.autogen.wire import (
     Dialect,
     canonical_ids,
@@ -176,6 +176,11 @@ class HaloChatCompletionClient(ChatCompletionClient, Component[HaloClientConfig]
 
     # -- requests ------------------------------------------------------------------------------------------------
 
+    def route(self, model: str | None = None) -> tuple[str | None, str | None]:
+        """The pool's served model for the client's calls (or for another model's), or why there is none."""
+        settings = self._settings
+        return get_pool().route(model or settings.model, settings.base_url, settings.api_key, settings.headers)
+
     def _request(
         self,
         messages: Sequence[LLMMessage],
@@ -187,9 +192,7 @@ class HaloChatCompletionClient(ChatCompletionClient, Component[HaloClientConfig]
         """(served model, request body)."""
         if self._closed:
             raise ClosedError(f"{self!r} was closed: make a new client, or close it after the last call")
-        settings = self._settings
-        model = extra.get("model") or settings.model
-        served, reason = get_pool().route(model, settings.base_url, settings.api_key, settings.headers)
+        served, reason = self.route(extra.get("model"))
         if served is None:
             raise UnknownModelError(f"{self!r}: {reason}")
         return served, self._body(served, messages, tools, tool_choice, json_output, extra)

@@ -67,7 +67,7 @@ def clone(app: T) -> T:
     """A copy of a team or an agent. Raises `CloneError`, naming the attribute that cannot be copied.
 
     The copy goes on from where the agents of the original are; what a team that has been run keeps in its runtime comes
-    with `halo_adapters.autogen.batch.Template`.
+    with `halo_adapters.autogen.template.Template`.
     """
     return cast(T, _Copy().part(app, type(app).__name__))
 
@@ -127,7 +127,7 @@ class _Copy:
                 own[name] = self._deep(value, f"{path}.{name}")
         own["_runtime"] = SingleThreadedAgentRuntime(ignore_unhandled_exceptions=False)
         own["_initialized"] = False
-        rename(new)
+        _rename(new)
         return new
 
     def _agent(self, agent: Any, path: str) -> Any:
@@ -248,7 +248,7 @@ def _context(context: Any) -> Any:
     return new
 
 
-def rename(team: BaseGroupChat) -> None:
+def _rename(team: BaseGroupChat) -> None:
     """Give a team an id and a queue of its own, as its constructor does."""
     own = cast(Any, team)
     own._team_id = str(uuid.uuid4())
@@ -268,14 +268,7 @@ def _held(value: Any, depth: int, seen: set[int] | None = None) -> Iterator[Any]
     yield value
     if depth == 0 or isinstance(value, _SHARED):
         return
-    inner: list[Any] = []
-    if isinstance(value, Mapping):
-        inner = list(value.values())
-    elif isinstance(value, list | tuple | set | frozenset):
-        inner = list(value)
-    elif hasattr(value, "__dict__") and not isinstance(value, type):
-        inner = list(vars(value).values())
-    for each in inner:
+    for _, each in _attributes(value):
         yield from _held(each, depth - 1, seen)
 
 
@@ -288,9 +281,10 @@ def _culprit(value: Any, memo: dict[int, Any], path: str) -> str:
 
 
 def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
+    """What a value holds, each with how it is written behind the value's own path."""
     if isinstance(value, Mapping):
         yield from ((f"[{key!r}]", inner) for key, inner in value.items())
-    elif isinstance(value, list | tuple):
+    elif isinstance(value, list | tuple | set | frozenset):
         yield from ((f"[{i}]", inner) for i, inner in enumerate(value))
     elif hasattr(value, "__dict__") and not isinstance(value, type):
         yield from ((f".{name}", inner) for name, inner in vars(value).items())

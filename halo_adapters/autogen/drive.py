@@ -6,9 +6,9 @@ See `halo_adapters.autogen.driver` for what driving is.
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
-from typing import Any, cast
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing, contextmanager
+from typing import Any, Literal, cast
 
 from autogen_agentchat.base import TaskResult, Team
 from autogen_agentchat.messages import BaseChatMessage, TextMessage
@@ -19,9 +19,8 @@ from pydantic import ValidationError
 
 from halo_adapters.autogen.clone import DRIVER
 from halo_adapters.autogen.driver import Driver
+from halo_adapters.autogen.tasks import Task
 from halo_adapters.autogen.turns import Message
-
-Task = str | BaseChatMessage | Sequence[BaseChatMessage] | None
 
 _KINDS: tuple[type[BaseGroupChat], ...] = (RoundRobinGroupChat, SelectorGroupChat, Swarm, GraphFlow)
 """Teams whose managers do nothing but what `BaseGroupChatManager`'s protocol says."""
@@ -58,7 +57,7 @@ def driver_of(team: BaseGroupChat) -> Driver:
     return driver
 
 
-def start_messages(team: BaseGroupChat, task: Task) -> list[BaseChatMessage] | None:
+def start_messages(team: BaseGroupChat, task: Task | None) -> list[BaseChatMessage] | None:
     """A task as messages. Raises `ValueError` for what AutoGen refuses."""
     messages: list[BaseChatMessage]
     if task is None:
@@ -84,68 +83,68 @@ def start_messages(team: BaseGroupChat, task: Task) -> list[BaseChatMessage] | N
     return messages
 
 
-def _claim(team: BaseGroupChat, message: str) -> None:
+@contextmanager
+def _busy(team: BaseGroupChat, refusal: Exception) -> Iterator[None]:
+    """The team does one thing at a time: raises `refusal` where it does something already."""
     if team._is_running:
-        raise ValueError(message)
+        raise refusal
     team._is_running = True
+    try:
+        yield
+    finally:
+        team._is_running = False
 
 
 async def run_stream(
     team: BaseGroupChat,
     *,
-    task: Task = None,
+    task: Task | None = None,
     cancellation_token: CancellationToken | None = None,
     output_task_messages: bool = True,
 ) -> AsyncGenerator[Message | TaskResult, None]:
     """`BaseGroupChat.run_stream` on the driver."""
     messages = start_messages(team, task)
-    _claim(team, "The team is already running, it cannot run again until it is stopped.")
-    try:
+    with _busy(team, ValueError("The team is already running, it cannot run again until it is stopped.")):
         async with aclosing(driver_of(team).stream(messages, cancellation_token, output_task_messages)) as stream:
             async for item in stream:
                 yield item
-    finally:
-        team._is_running = False
 
 
 async def reset(team: BaseGroupChat) -> None:
     """`BaseGroupChat.reset` on the driver."""
-    if team._is_running:
-        raise RuntimeError("The group chat is currently running. It must be stopped before it can be reset.")
-    team._is_running = True
-    try:
+    running = "The group chat is currently running. It must be stopped before it can be reset."
+    with _busy(team, RuntimeError(running)):
         driver = driver_of(team)
-        for participant in team._participants:
-            driver.unread[participant.name].clear()
-            if isinstance(participant, Team):
-                await participant.reset()
-            else:
-                await participant.on_reset(CancellationToken())
+        for unread in driver.unread.values():
+            unread.clear()
+        await _each(team, "reset")
         await driver.manager.reset()
-    finally:
-        team._is_running = False
 
 
 async def pause(team: BaseGroupChat) -> None:
     """`BaseGroupChat.pause` on the driver."""
-    if not team._initialized:
-        raise RuntimeError("The group chat has not been initialized. It must be run before it can be paused.")
-    for participant in team._participants:
-        if isinstance(participant, Team):
-            await participant.pause()
-        else:
-            await participant.on_pause(CancellationToken())
+    _require_begun(team, "paused")
+    await _each(team, "pause")
 
 
 async def resume(team: BaseGroupChat) -> None:
     """`BaseGroupChat.resume` on the driver."""
+    _require_begun(team, "resumed")
+    await _each(team, "resume")
+
+
+def _require_begun(team: BaseGroupChat, what: str) -> None:
     if not team._initialized:
-        raise RuntimeError("The group chat has not been initialized. It must be run before it can be resumed.")
+        raise RuntimeError(f"The group chat has not been initialized. It must be run before it can be {what}.")
+
+
+async def _each(team: BaseGroupChat, what: Literal["reset", "pause", "resume"]) -> None:
+    """Have every participant do it, one after the other."""
     for participant in team._participants:
         if isinstance(participant, Team):
-            await participant.resume()
+            await getattr(participant, what)()
         else:
-            await participant.on_resume(CancellationToken())
+            await getattr(participant, f"on_{what}")(CancellationToken())
 
 
 async def save_state(team: BaseGroupChat) -> Mapping[str, Any]:
@@ -163,8 +162,7 @@ async def save_state(team: BaseGroupChat) -> Mapping[str, Any]:
 
 async def load_state(team: BaseGroupChat, state: Mapping[str, Any]) -> None:
     """`BaseGroupChat.load_state` on the driver; takes what AutoGen's runtime saved too."""
-    _claim_for_load(team)
-    try:
+    with _busy(team, RuntimeError("The team cannot be loaded while it is running.")):
         driver = driver_of(team)
         states = _agent_states(state)
         for participant in team._participants:
@@ -177,14 +175,6 @@ async def load_state(team: BaseGroupChat, state: Mapping[str, Any]) -> None:
         if team._group_chat_manager_name not in states:
             raise ValueError(f"Agent state for {team._group_chat_manager_name} not found in the saved state.")
         await driver.manager.load_state(states[team._group_chat_manager_name])
-    finally:
-        team._is_running = False
-
-
-def _claim_for_load(team: BaseGroupChat) -> None:
-    if team._is_running:
-        raise RuntimeError("The team cannot be loaded while it is running.")
-    team._is_running = True
 
 
 def _agent_states(state: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -214,26 +204,29 @@ def attach(app: Any) -> None:
 
     For copies that belong to Halo: it changes the class of the team object.
     """
-    if isinstance(app, BaseGroupChat):
-        if why_not_native(app) is None:
-            cast(Any, app).__class__ = _native(type(app))
-        for participant in app._participants:
-            attach(participant)
-    inner = getattr(app, "_team", None) or getattr(app, "_wrapped_agent", None)
-    if inner is not None:
-        attach(inner)
+    if isinstance(app, BaseGroupChat) and why_not_native(app) is None:
+        cast(Any, app).__class__ = _native(type(app))
+    for part in _inside(app):
+        attach(part)
 
 
 def release(app: Any) -> None:
-    """Let go of what a driven team's run has left, now instead of at the next collection of cycles."""
+    """Let go of what the runs of driven teams have left, now instead of at the next collection of cycles."""
     driver = app.__dict__.pop(DRIVER, None) if isinstance(app, BaseGroupChat) else None
-    if driver is None:
-        return
-    driver.manager.__dict__.clear()
-    driver.__dict__.clear()
-    for participant in app._participants:
-        release(participant)
-        release(getattr(participant, "_team", None))
+    if driver is not None:
+        driver.manager.__dict__.clear()
+        driver.__dict__.clear()
+    for part in _inside(app):
+        release(part)
+
+
+def _inside(app: Any) -> Iterator[Any]:
+    """The participants of a team, and what an agent runs or wraps."""
+    if isinstance(app, BaseGroupChat):
+        yield from app._participants
+    inner = getattr(app, "_team", None) or getattr(app, "_wrapped_agent", None)
+    if inner is not None:
+        yield inner
 
 
 def is_driven(app: Any) -> bool:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
 from typing import Any
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
@@ -18,12 +18,11 @@ from autogen_agentchat.base import TaskResult
 from autogen_agentchat.teams import BaseGroupChat
 from autogen_core.models import RequestUsage
 
-from halo_adapters.autogen.attribution import AGENT
+from halo_adapters.autogen.attribution import speaking
 from halo_adapters.autogen.client import HaloChatCompletionClient
 from halo_adapters.autogen.tasks import task_content
 from halo_core.errors import HaloError
-from halo_core.pool import get_pool
-from halo_core.runtime import SESSION, get_executor
+from halo_core.runtime import SESSION, Run, ambient_run, get_executor
 
 logger = logging.getLogger(__name__)
 
@@ -97,9 +96,7 @@ def _twin(client: Any) -> HaloChatCompletionClient | None:
             return None
         twin._charged = functools.partial(_charge, ref(client))
         _twins[client] = twin
-    served, reason = get_pool().route(
-        client._create_args["model"], twin._base_url, twin._settings.api_key, twin._settings.headers
-    )
+    served, reason = twin.route()
     if served is None:
         _leave_alone(reason or "not routable")
         return None
@@ -151,6 +148,16 @@ def _sum(one: RequestUsage, other: RequestUsage) -> RequestUsage:
 # -- runs (halo exec) --------------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def _inside(run: Run, agent: str) -> Iterator[None]:
+    token = SESSION.set(run)
+    try:
+        with speaking(agent):
+            yield
+    finally:
+        SESSION.reset(token)
+
+
 def _run_stream(original: Any) -> Any:
     async def run_stream(self: Any, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
         if SESSION.get() is not None:
@@ -166,15 +173,10 @@ def _run_stream(original: Any) -> Any:
             stream = original(self, *args, **kwargs)
             try:
                 while True:
-                    # Around each step: a generator shares its consumer's context.
-                    session, agent = SESSION.set(run), AGENT.set(self.name)
-                    try:
-                        item = await anext(stream)
-                    except StopAsyncIteration:
+                    with _inside(run, self.name):  # around each step: a generator shares its consumer's context
+                        item = await anext(stream, None)
+                    if item is None:
                         break
-                    finally:
-                        AGENT.reset(agent)
-                        SESSION.reset(session)
                     failed = not isinstance(item, TaskResult) and failed
                     yield item
             finally:
@@ -189,20 +191,9 @@ def _run(original: Any) -> Any:
     async def run(self: Any, *args: Any, **kwargs: Any) -> Any:
         if SESSION.get() is not None:
             return await original(self, *args, **kwargs)
-        executor = get_executor()
-        own = executor.begin(executor.ambient(), task_content(kwargs.get("task")))
-        failed = True
-        try:
-            await executor.admitted(own)
-            session, agent = SESSION.set(own), AGENT.set(self.name)
-            try:
-                result = await original(self, *args, **kwargs)
-            finally:
-                AGENT.reset(agent)
-                SESSION.reset(session)
-            failed = False
-            return result
-        finally:
-            executor.end(own, failed=failed)
+        with ambient_run(task_content(kwargs.get("task"))) as own:
+            await get_executor().admitted(own)
+            with _inside(own, self.name):
+                return await original(self, *args, **kwargs)
 
     return run

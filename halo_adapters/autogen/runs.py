@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, aclosing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ from autogen_core import CancellationToken
 from autogen_core.models import RequestUsage
 
 from halo_adapters.autogen import drive
-from halo_adapters.autogen.attribution import AGENT
+from halo_adapters.autogen.attribution import speaking
 from halo_adapters.autogen.report import explain_analyze
 from halo_adapters.autogen.tasks import Task, task_content, task_of
 from halo_adapters.autogen.template import App, Template
@@ -42,10 +42,6 @@ class RunResult:
     def usage(self) -> RequestUsage:
         """Tokens of all calls of the run, shared ones too: what it would have used by itself."""
         s = self.stats
-        executed = s.prompt_tokens + s.generated_tokens
-        shared = s.avoided_prompt_tokens + s.avoided_generated_tokens
-        if not executed + shared:
-            return RequestUsage(0, 0)
         return RequestUsage(s.prompt_tokens + s.avoided_prompt_tokens, s.generated_tokens + s.avoided_generated_tokens)
 
     def unwrap(self) -> TaskResult:
@@ -111,7 +107,6 @@ class TeamRows:
         self.tasks = tasks
         self.rows = Rows(self.batch, len(tasks), lambda i: task_content(tasks[i]), keys=options.keys, limit=limit)
         self._template = template
-        self._copies = template.copies
         self._timeout = timeout
         self._on_event = on_event
 
@@ -151,7 +146,7 @@ class TeamRows:
             token.cancel()  # whatever the agents have linked to it ends with the run
             raise
         finally:
-            if self._copies:
+            if self._template.copies:
                 drive.release(app)
         raise RuntimeError(f"the team {app.name!r} ended without a result")
 
@@ -167,16 +162,7 @@ class _Failure(Exception):
 
 def _speaking(app: App) -> AbstractContextManager[None]:
     """Attribution for an agent that runs by itself, outside any team."""
-    return _agent(app.name) if isinstance(app, ChatAgent) else nullcontext()
-
-
-@contextmanager
-def _agent(name: str) -> Iterator[None]:
-    token = AGENT.set(name)
-    try:
-        yield
-    finally:
-        AGENT.reset(token)
+    return speaking(app.name) if isinstance(app, ChatAgent) else nullcontext()
 
 
 def outcome(i: int, task: Any, result: Any) -> RunResult:

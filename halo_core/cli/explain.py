@@ -12,11 +12,12 @@ from halo_core.cli.console import fail
 from halo_core.cli.interrupt import EXIT_CODE, Interrupted, Interruption
 from halo_core.cli.options import Config, Models, Target, configured_pool
 from halo_core.cli.progress import Progress
-from halo_core.cli.rows import Rows, read_rows, row_keys
+from halo_core.cli.rows import Rows, read_rows
 from halo_core.cli.target import load_target
 from halo_core.errors import ConfigError
 from halo_core.plan import Plan
 from halo_core.pool import get_pool
+from halo_core.runtime import row_keys
 
 EXAMPLES = """Examples:
 

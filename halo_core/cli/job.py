@@ -11,9 +11,9 @@ from typing import Any
 from halo_core.cli.adapter import Adapter
 from halo_core.cli.interrupt import Interrupted, Interruption
 from halo_core.cli.progress import Progress
-from halo_core.cli.rows import Rows, row_keys, to_line, write_lines
+from halo_core.cli.rows import Rows, to_line, write_lines
 from halo_core.errors import HaloError, JournalError
-from halo_core.runtime import Journal, RowResult
+from halo_core.runtime import Journal, RowResult, row_keys
 
 
 @dataclass(slots=True, frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -81,16 +80,6 @@ def _parse(raw: bytes, *, first: bool) -> dict[str, Any] | None:
 
 
 _KINDS = {list: "array", str: "string", int: "number", float: "number", bool: "boolean", type(None): "null"}
-
-
-def row_keys(contents: Iterable[str]) -> list[str]:
-    """A key per row that is the same in every run over these rows: its content and its n-th occurrence among all."""
-    seen: Counter[str] = Counter()
-    keys = []
-    for content in contents:
-        keys.append(f"{content}:{seen[content]}")
-        seen[content] += 1
-    return keys
 
 
 def to_line(value: Any) -> str:

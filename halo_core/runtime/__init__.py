@@ -1,6 +1,6 @@
 """The runtime: admission, single-flight, dispatch, journal, rows and results. Knows no framework."""
 
-from halo_core.runtime.batch import Batch, Run
+from halo_core.runtime.batch import Batch, Run, row_keys
 from halo_core.runtime.executor import Executor, get_executor
 from halo_core.runtime.flight import How
 from halo_core.runtime.journal import Journal, RowResult
@@ -24,4 +24,5 @@ __all__ = [
     "ambient_run",
     "digest",
     "get_executor",
+    "row_keys",
 ]

@@ -6,7 +6,7 @@ import itertools
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from halo_core.pool.call import CallOrigin, Completion
@@ -103,6 +103,12 @@ class RowKeys:
             n = self._seen[content]
             self._seen[content] = n + 1
         return f"{content}:{n}"
+
+
+def row_keys(contents: Iterable[str]) -> list[str]:
+    """A key per row that is the same in every run over these rows: its content and its n-th occurrence among all."""
+    numbers = RowKeys()
+    return [numbers.key(content) for content in contents]
 
 
 class Batch:

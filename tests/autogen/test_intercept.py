@@ -26,6 +26,7 @@ def stub() -> Iterator[StubServer]:
 
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
+    intercept.uninstall()  # a test of another file may have left it on this worker
     original = BaseOpenAIChatCompletionClient.create
     yield
     intercept.uninstall()

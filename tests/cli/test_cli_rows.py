@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from halo_core.cli.rows import check_output, read_rows, row_keys, to_line, write_lines
+from halo_core.cli.rows import check_output, read_rows, to_line, write_lines
 from halo_core.errors import ConfigError
+from halo_core.runtime import row_keys
 
 
 def test_rows_keep_their_line_numbers(tmp_path: Path) -> None:

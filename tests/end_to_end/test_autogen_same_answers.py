@@ -17,24 +17,17 @@ from autogen_agentchat.teams import (
     SelectorGroupChat,
 )
 from autogen_core import MessageHandlerContext
-from autogen_core.models import ChatCompletionClient, CreateResult, ModelInfo
+from autogen_core.models import ChatCompletionClient, CreateResult
 from autogen_ext.models.openai import OpenAIChatCompletionClient
 
 from halo_adapters.autogen import HaloChatCompletionClient, PoolConfig, arun_batch, configure
 from halo_core.pool import EndpointSpec
-from tests.autogen.shapes import said
+from tests.autogen.shapes import INFO, said
 from tests.conftest import MODEL
 
 pytestmark = pytest.mark.engine
 
 TASKS = ["rain", "bread", "the sea", "rain", "a dog", "winter", "bread", "ships"]
-INFO: ModelInfo = {
-    "vision": False,
-    "function_calling": True,
-    "json_output": True,
-    "family": "unknown",
-    "structured_output": True,
-}
 SETTINGS: dict[str, Any] = {"temperature": 0, "max_tokens": 16, "model_info": INFO}
 
 
