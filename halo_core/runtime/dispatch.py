@@ -35,7 +35,7 @@ STICKINESS = 4.0
 LOYALTY = 32.0
 """A conversation stays on its engine until that engine's queue is longer by so many times what moving would lose."""
 SLACK = 4
-"""Calls by which an engine's queue may be longer than another's before prefixes count no more."""
+"""Calls by which the queue of a row's engine may be longer than another's before the row moves."""
 WORTH_WAITING = 16
 """Chunks (about 1,000 tokens) that a warm-up must save: while calls wait for it, the engine's batch is not full."""
 QUIET_S = 0.003
@@ -70,6 +70,8 @@ class Dispatcher:
         """Cost of a generated token in prompt tokens; corrected from what engines report is left to the planner."""
         self._last: OrderedDict[str, str] = OrderedDict()
         """Row -> engine of its last call."""
+        self._coming: Counter[str] = Counter()
+        """Engine -> calls in the ready queue of rows whose last call it served."""
         self._pumping = False
         self._arrived_s = 0.0
         self._settling_s = 0.0
@@ -82,6 +84,8 @@ class Dispatcher:
     def add(self, flight: Flight) -> None:
         """Take charge of a flight; `land` is called exactly once with its outcome unless it is cancelled."""
         flight.answer_units = self._decode_units * self._answer(flight)
+        flight.home = self._last.get(flight.call.origin.run, "") if flight.call.origin.run else ""
+        self._coming[flight.home] += 1
         bisect.insort(self._ready, flight)
         _add(self._ready_chunks, flight.chain)
         self._affinity.add(flight)
@@ -99,6 +103,7 @@ class Dispatcher:
 
     def _forget(self, flight: Flight) -> None:
         """`flight` has left the ready queue."""
+        self._coming[flight.home] -= 1
         _remove(self._ready_chunks, flight.chain)
         self._affinity.remove(flight)
 
@@ -146,22 +151,26 @@ class Dispatcher:
         if self._settling(stations):
             return
         while self._ready and (chosen := self._next(stations)) is not None:
-            flight, station = chosen
-            if not self._hold_or_warm(flight, station):
-                self._send(flight, station)
+            self._place(*chosen)
+        for station in stations:
+            self._begin(station)
 
     def _settling(self, stations: list[Station]) -> bool:
-        """Whether to look again in a moment: idle engines are best divided once the first calls of all roles are here.
+        """Whether to look again in a moment, when the calls that come now are all here.
 
-        Rows of a batch make their first calls within milliseconds of each other, one by one.
+        Rows make their first calls within milliseconds of each other, one by one, and their next ones too when an
+        engine has answered them in one step. Together they are divided better, and what they share is computed first.
+        An engine that works would take a call only at the end of its step anyway.
         """
         now = time.monotonic()
-        alone = len(stations) < 2 or group_of(self._ready[0]) is None
-        if alone or any(station.in_flight or station.warming for station in stations):
+        if group_of(self._ready[0]) is None:
             self._settling_s = 0.0
             return False
         self._settling_s = self._settling_s or now
-        if now - self._arrived_s > QUIET_S or now - self._settling_s > SETTLE_S:
+        patience = SETTLE_S
+        if any(station.calls for station in stations):
+            patience = min(patience, min(station.step_s for station in stations) / 2)
+        if now - self._arrived_s > QUIET_S or now - self._settling_s > patience:
             self._settling_s = 0.0
             return False
         self._pumping = True
@@ -181,9 +190,9 @@ class Dispatcher:
         self._affinity.place(stations)
         # While calls wait for an engine anyway, uneven queues cost nothing; then prefixes decide alone.
         waiting = len(self._ready) + sum(station.calls for station in stations)
-        near = stations if waiting > sum(s.engine.capacity.slots for s in stations) else list(_level(stations))
+        crowded = waiting > sum(s.engine.capacity.slots for s in stations)
         for i, flight in enumerate(self._ready[:LOOK_AHEAD]):
-            homes = self._homes(flight, near, together=near is not stations)
+            homes = self._homes(flight, stations if crowded else self._level(flight, stations), together=not crowded)
             best = (
                 min(homes, key=lambda s: s.outlook + STICKINESS * self._cost(flight, s)) if len(homes) > 1 else homes[0]
             )
@@ -196,7 +205,7 @@ class Dispatcher:
 
         `together`: a row that begins a new conversation begins it where its last call was: all are in one place.
         """
-        own = {s.engine.name: s.sent.depth(flight.chain) - flight.static_chunks for s in stations}
+        own = {s.engine.name: _own_chunks(flight, s) for s in stations}
         most = max(own.values())
         if most > 0:
             loyal = [s for s in stations if own[s.engine.name] == most]
@@ -205,11 +214,31 @@ class Dispatcher:
             near = [s for s in loyal if s.outlook - lightest < LOYALTY * saved]
             if near:
                 return near
-        if together and flight.call.origin.run:
-            before = self._last.get(flight.call.origin.run)
-            if last := [station for station in stations if station.engine.name == before]:
-                return last
+        if together and (last := [station for station in stations if station.engine.name == flight.home]):
+            return last
         return self._affinity.homes(flight, stations)
+
+    def _level(self, flight: Flight, stations: list[Station]) -> list[Station]:
+        """The engines that may take `flight` without one having to work much longer than another in the end.
+
+        A row stays where it is unless its engine has `SLACK` calls more than another, and so does a conversation that
+        belongs to no row. A row that begins, or moves, goes to the shortest queue. A queue counts the calls that its
+        own rows make now.
+        """
+        queues = {s.engine.name: s.calls + self._coming[s.engine.name] for s in stations}
+        if flight.home in queues:
+            queues[flight.home] -= 1
+        shortest = min(queues.values())
+
+        def fits(station: Station) -> bool:
+            excess = queues[station.engine.name] - shortest
+            if excess <= 0:
+                return True
+            run = flight.call.origin.run
+            at_home = flight.home == station.engine.name if run else _own_chunks(flight, station) > 0
+            return at_home and excess <= SLACK
+
+        return list(filter(fits, stations))
 
     def _take(self, position: int, station: Station) -> tuple[Flight, Station]:
         flight = self._ready.pop(position)
@@ -234,6 +263,33 @@ class Dispatcher:
     def _cost(self, flight: Flight, station: Station) -> float:
         return flight.uncached_units(station.sent.depth(flight.chain)) + flight.answer_units
 
+    def _place(self, flight: Flight, station: Station) -> None:
+        """`station` is to serve `flight`; it is sent with the others that are placed now."""
+        flight.load_units = self._cost(flight, station)
+        station.load_units += flight.load_units
+        station.sent.insert(flight.chain)
+        _add(station.computing, flight.chain)
+        station.placed.append(flight)
+
+    def _unplace(self, flight: Flight, station: Station) -> None:
+        _remove(station.computing, flight.chain)
+        station.load_units -= flight.load_units
+
+    def _begin(self, station: Station) -> None:
+        """Send what was placed on `station`, what many calls share first.
+
+        While a prefix is computed, the calls that do not need it wait too, once: their prompts would be computed in the
+        same step, so nobody would be earlier, and calls that begin together share their decoding steps until the end.
+        """
+        placed, station.placed = station.placed, []
+        others = [flight for flight in placed if not self._hold_or_warm(flight, station)]
+        for flight in others:
+            if station.warming and not flight.stood_back:
+                flight.stood_back = True
+                station.warming[next(reversed(station.warming))].append(flight)
+            else:
+                self._send(flight, station)
+
     def _hold_or_warm(self, flight: Flight, station: Station) -> bool:
         """Let `flight` wait for a prefix that is being computed on `station`, or begin to compute a shared one."""
         chain = flight.chain
@@ -244,7 +300,7 @@ class Dispatcher:
             common = common_depth(leader, chain)
             # A leader that only begins alike is worth waiting for too, when that beginning is long.
             if common > held and (common - held >= MIN_SHARED_CHUNKS or not self._pays(flight, station, common)):
-                self._hold(flight, station, leader)
+                station.warming[leader].append(flight)
                 return True
         if not self._pays(flight, station, held):
             return False
@@ -259,9 +315,9 @@ class Dispatcher:
         chain = flight.chain
         if len(static_prefix(flight)) - held >= MIN_SHARED_CHUNKS:
             return True  # its followers may arrive only in a moment
-        for depth in range(held + 1, len(chain) + 1):  # `flight` itself is already out of the queue
+        for depth in range(held + 1, len(chain) + 1):
             chunk = chain[depth - 1]
-            followers = self._ready_chunks[chunk] + station.computing[chunk]
+            followers = self._ready_chunks[chunk] + station.computing[chunk] - 1  # `flight` itself is placed
             if not followers:
                 return False
             if followers * (depth - held) >= WORTH_WAITING:
@@ -270,18 +326,10 @@ class Dispatcher:
 
     def _warm(self, flight: Flight, station: Station) -> None:
         # The warm-up is the first call's own prompt with one token to generate: exactly its prefix, no template guess.
-        station.warming[flight.chain] = []
+        station.warming[flight.chain] = [flight]
         units = flight.uncached_units(station.held.depth(flight.chain))
         station.load_units += units
-        station.sent.insert(flight.chain)
-        self._hold(flight, station, flight.chain)
         self._spawn(self._warm_up(flight, station, units))
-
-    def _hold(self, flight: Flight, station: Station, leader: Chain) -> None:
-        """Let a call wait for a prefix; its own work counts as the engine's already."""
-        flight.load_units = self._cost(flight, station)
-        station.load_units += flight.load_units
-        station.warming[leader].append(flight)
 
     async def _warm_up(self, flight: Flight, station: Station, units: float) -> None:
         body = {k: v for k, v in flight.call.body.items() if k in _PROMPT_FIELDS}
@@ -303,17 +351,13 @@ class Dispatcher:
             station.held.insert(flight.chain)
             station.load_units -= units
             for waiting in station.warming.pop(flight.chain, ()):
-                station.load_units -= waiting.load_units
+                self._unplace(waiting, station)
                 if not waiting.abandoned:
                     self.add(waiting)
 
     # -- sending -------------------------------------------------------------------------------------------------
 
     def _send(self, flight: Flight, station: Station) -> None:
-        flight.load_units = self._cost(flight, station)
-        station.load_units += flight.load_units
-        station.sent.insert(flight.chain)
-        _add(station.computing, flight.chain)
         station.in_flight.add(flight)
         station.pace.begin()
         flight.on_engine = station.engine.name
@@ -330,6 +374,7 @@ class Dispatcher:
         call = replace(flight.call, model=engine.model, priority=flight.call.priority + flight.order[0])
         completion: Completion | None = None
         error: BaseException | None = None
+        begun_s = time.monotonic()
         try:
             completion = await (self._stream(flight, engine, call) if call.stream else engine.complete(call))
         except asyncio.CancelledError:
@@ -348,6 +393,7 @@ class Dispatcher:
         if completion is not None:
             station.held.insert(flight.chain)
             self._learn(call, completion)
+            station.observe(completion.usage.generated_tokens, time.monotonic() - begun_s)
         self._land(flight, completion, error)
 
     async def _stream(self, flight: Flight, engine: Engine, call: LLMCall) -> Completion:
@@ -361,8 +407,7 @@ class Dispatcher:
     def _leave(self, flight: Flight, station: Station) -> None:
         station.in_flight.discard(flight)
         station.pace.finish(flight.load_units, not station.in_flight)
-        _remove(station.computing, flight.chain)
-        station.load_units -= flight.load_units
+        self._unplace(flight, station)
         flight.task = None
         self._affinity.touch()
         self._pump_soon()
@@ -411,10 +456,9 @@ class Dispatcher:
         return task
 
 
-def _level(stations: list[Station]) -> list[Station]:
-    """The engines whose queues are not much longer than the shortest: rows wait for the slowest engine in the end."""
-    shortest = min(station.calls for station in stations)
-    return [station for station in stations if station.calls <= shortest + SLACK]
+def _own_chunks(flight: Flight, station: Station) -> int:
+    """Chunks of the prompt that the engine was sent before, beyond what all rows share."""
+    return station.sent.depth(flight.chain) - flight.static_chunks
 
 
 def _add(counts: Counter[bytes], chain: Chain) -> None:

@@ -85,7 +85,11 @@ class Flight:
     tries: int = 0
     load_units: float = 0.0
     on_engine: str = ""
+    home: str = ""
+    """The engine of its row's last call; empty where there is none."""
     abandoned: bool = False
+    stood_back: bool = False
+    """Whether it has waited for a prefix that it does not need."""
 
     def __lt__(self, other: Flight) -> bool:
         return (self.call.priority, self.order) < (other.call.priority, other.order)

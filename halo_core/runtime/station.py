@@ -58,18 +58,27 @@ class Station:
     held: PrefixIndex
     """Prefixes that it has certainly computed: calls sent before that may compute them a second time."""
     computing: Counter[bytes] = field(default_factory=Counter)
-    """Chunks of prompts that it was sent and has not answered yet."""
+    """Chunks of prompts that were placed on it and that it has not answered yet."""
+    placed: list[Flight] = field(default_factory=list)
+    """Calls that are about to be sent."""
     in_flight: set[Flight] = field(default_factory=set)
     load_units: float = 0.0
     """Outstanding work in prompt-token equivalents."""
     warming: dict[Chain, list[Flight]] = field(default_factory=dict)
     """A prompt that is being computed for its prefix -> the calls that wait for it."""
     pace: Pace = field(default_factory=Pace)
+    step_s: float = 0.0
+    """Seconds of one of its steps, from the time that calls take per token; 0 while nothing is known."""
 
     def forget(self) -> None:
         """The engine's cache is empty."""
         self.sent.clear()
         self.held.clear()
+
+    def observe(self, tokens: int, seconds: float) -> None:
+        """It has answered a call with `tokens` tokens after `seconds`."""
+        step_s = seconds / max(tokens, 1)
+        self.step_s = 0.8 * self.step_s + 0.2 * step_s if self.step_s else step_s
 
     @property
     def outlook(self) -> float:
@@ -78,8 +87,8 @@ class Station:
 
     @property
     def calls(self) -> int:
-        """Calls that it works on, or that wait for a prefix on it."""
-        return len(self.in_flight) + (sum(map(len, self.warming.values())) if self.warming else 0)
+        """Calls that it works on, or that are about to be sent to it, or wait for a prefix on it."""
+        return len(self.in_flight) + len(self.placed) + (sum(map(len, self.warming.values())) if self.warming else 0)
 
     @property
     def free(self) -> bool:

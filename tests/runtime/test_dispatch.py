@@ -22,8 +22,12 @@ def with_role(text: str, role: str = ROLE) -> LLMCall:
 
 
 async def test_no_more_calls_than_slots_are_in_an_engine(executor: Executor, engine: ScriptedEngine) -> None:
+    engine.held = True
     batch = executor.open_batch("b")
-    await asyncio.gather(*(executor.call(executor.begin(batch, str(n)), ask(f"q{n}")) for n in range(20)))
+    calls = [asyncio.create_task(executor.call(executor.begin(batch, str(n)), ask(f"q{n}"))) for n in range(20)]
+    await until(lambda: len(engine.seen) >= engine.slots)
+    executor.pool.thread.loop.call_soon_threadsafe(engine.release)
+    await asyncio.gather(*calls)
     assert engine.peak == engine.slots == 4 and len(engine.seen) == 20
 
 
@@ -216,3 +220,36 @@ async def test_a_rows_conversations_are_in_one_place(executor: Executor, engine:
         await executor.call(run, replace(with_role("the row", role), origin=run.origin("role")))
     where = [e.name for e in (engine, other) for call in e.seen if call.origin.run == run.key]
     assert len(set(where)) == 1
+
+
+async def rows(executor: Executor, engine: ScriptedEngine, count: int) -> tuple[list[ScriptedEngine], list[list[str]]]:
+    """Two calls of each of `count` rows that all have the same document in their prompts, and where they were made."""
+    other = ScriptedEngine(name="e1", slots=32)
+    engine.slots = 32
+    executor.pool.add(other)
+    await asyncio.wrap_future(executor.pool.thread.submit(other.start()))
+    await asyncio.wrap_future(executor.pool.thread.submit(engine.start()))
+    batch = executor.open_batch("b")
+    runs = [executor.begin(batch, str(n)) for n in range(count)]
+    document = "A sentence of the document that all rows are about. " * 40
+    turns: list[list[str]] = []
+    for turn in range(2):
+        calls = [
+            replace(with_role(f"{document} Question {n}, turn {turn}."), origin=run.origin("role"))
+            for n, run in enumerate(runs)
+        ]
+        seen = [len(e.seen) for e in (engine, other)]
+        await asyncio.gather(*(executor.call(run, call) for run, call in zip(runs, calls, strict=True)))
+        real = [
+            {call.origin.run for call in e.seen[before:] if call.body.get("max_tokens") != 1}
+            for e, before in zip((engine, other), seen, strict=True)
+        ]
+        turns.append([",".join(sorted(keys)) for keys in real])
+    return [engine, other], turns
+
+
+async def test_rows_are_divided_evenly_and_stay_where_they_are(executor: Executor, engine: ScriptedEngine) -> None:
+    """What rows share is not worth an engine that has to work longer than the other until the end."""
+    _, turns = await rows(executor, engine, 8)
+    assert [len(keys.split(",")) for keys in turns[0]] == [4, 4]
+    assert turns[1] == turns[0]
