@@ -24,7 +24,7 @@ from halo_core.pool.pool import EngineGroup, EnginePool
 from halo_core.runtime.affinity import MIN_SHARED_CHUNKS, Affinity, group_of, static_prefix
 from halo_core.runtime.flight import Flight
 from halo_core.runtime.prefix import CHUNK_TOKENS, Chain, PrefixIndex, common_depth
-from halo_core.runtime.station import Station
+from halo_core.runtime.station import HEAD_START_S, Station
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +38,11 @@ SLACK = 4
 """Calls by which the queue of a row's engine may be longer than another's before the row moves."""
 WORTH_WAITING = 16
 """Chunks (about 1,000 tokens) that a warm-up must save: while calls wait for it, the engine's batch is not full."""
-QUIET_S = 0.003
 SETTLE_S = 0.03
-"""Idle engines wait until no call has arrived for `QUIET_S`, but not longer than this."""
+"""How long calls that come together are collected while nothing is known of the engines' steps."""
+MAX_SETTLE_S = 0.1
+QUIET = 1 / 3
+"""Of that time: nothing has arrived for so long, so nothing more is expected."""
 MAX_TRIES = 4
 MAX_ROWS = 4096
 """Rows whose last engine is remembered."""
@@ -167,14 +169,13 @@ class Dispatcher:
             self._settling_s = 0.0
             return False
         self._settling_s = self._settling_s or now
-        patience = SETTLE_S
-        if any(station.calls for station in stations):
-            patience = min(patience, min(station.step_s for station in stations) / 2)
-        if now - self._arrived_s > QUIET_S or now - self._settling_s > patience:
+        steps = [station.step_s for station in stations if station.step_s is not None]
+        patience = min(min(steps) / 2, MAX_SETTLE_S) if steps else SETTLE_S
+        if now - self._arrived_s > QUIET * patience or now - self._settling_s > patience:
             self._settling_s = 0.0
             return False
         self._pumping = True
-        asyncio.get_running_loop().call_later(QUIET_S, self._pump)
+        asyncio.get_running_loop().call_later(QUIET * patience, self._pump)
         return True
 
     def _next(self, stations: list[Station]) -> tuple[Flight, Station] | None:
@@ -207,6 +208,9 @@ class Dispatcher:
         """
         own = {s.engine.name: _own_chunks(flight, s) for s in stations}
         most = max(own.values())
+        home = [s for s in stations if s.engine.name == flight.home]
+        if together and home and most - own[flight.home] < MIN_SHARED_CHUNKS:
+            return home
         if most > 0:
             loyal = [s for s in stations if own[s.engine.name] == most]
             lightest = min(s.outlook for s in stations)
@@ -214,8 +218,8 @@ class Dispatcher:
             near = [s for s in loyal if s.outlook - lightest < LOYALTY * saved]
             if near:
                 return near
-        if together and (last := [station for station in stations if station.engine.name == flight.home]):
-            return last
+        if together and home:
+            return home
         return self._affinity.homes(flight, stations)
 
     def _level(self, flight: Flight, stations: list[Station]) -> list[Station]:
@@ -282,7 +286,10 @@ class Dispatcher:
         same step, so nobody would be earlier, and calls that begin together share their decoding steps until the end.
         """
         placed, station.placed = station.placed, []
+        idle = not station.in_flight and not station.warming
         others = [flight for flight in placed if not self._hold_or_warm(flight, station)]
+        if idle and others:
+            asyncio.get_running_loop().call_later(1.1 * HEAD_START_S, station.step_begins, 1)
         for flight in others:
             if station.warming and not flight.stood_back:
                 flight.stood_back = True
@@ -358,8 +365,7 @@ class Dispatcher:
     # -- sending -------------------------------------------------------------------------------------------------
 
     def _send(self, flight: Flight, station: Station) -> None:
-        station.in_flight.add(flight)
-        station.pace.begin()
+        station.begin(flight)
         flight.on_engine = station.engine.name
         self._last[flight.call.origin.run] = station.engine.name
         self._last.move_to_end(flight.call.origin.run)
@@ -392,6 +398,7 @@ class Dispatcher:
             return
         if completion is not None:
             station.held.insert(flight.chain)
+            station.step_begins()
             self._learn(call, completion)
             station.observe(completion.usage.generated_tokens, time.monotonic() - begun_s)
         self._land(flight, completion, error)
@@ -406,6 +413,7 @@ class Dispatcher:
 
     def _leave(self, flight: Flight, station: Station) -> None:
         station.in_flight.discard(flight)
+        station.queued.pop(flight, None)
         station.pace.finish(flight.load_units, not station.in_flight)
         self._unplace(flight, station)
         flight.task = None

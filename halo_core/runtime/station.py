@@ -10,6 +10,11 @@ from halo_core.pool.engine import Engine
 from halo_core.runtime.flight import Flight
 from halo_core.runtime.prefix import Chain, PrefixIndex
 
+HEAD_START_S = 0.05
+"""A request reaches the scheduler of its engine within this time."""
+STEP_TOKENS = 2048
+"""Prompt tokens that a step takes at least (the least default of vLLM's `max_num_batched_tokens`)."""
+
 
 class Pace:
     """How fast an engine works, learnt from what it finished, and so how far it must be with what it has not."""
@@ -56,29 +61,52 @@ class Station:
     sent: PrefixIndex
     """Prefixes that it was sent: where to place calls."""
     held: PrefixIndex
-    """Prefixes that it has certainly computed: calls sent before that may compute them a second time."""
+    """Prefixes that it has computed, or computes now: calls sent before that may compute them a second time."""
     computing: Counter[bytes] = field(default_factory=Counter)
     """Chunks of prompts that were placed on it and that it has not answered yet."""
     placed: list[Flight] = field(default_factory=list)
     """Calls that are about to be sent."""
     in_flight: set[Flight] = field(default_factory=set)
+    queued: dict[Flight, float] = field(default_factory=dict)
+    """Calls that it may not have begun with -> when they were sent, in order (`time.monotonic`)."""
     load_units: float = 0.0
     """Outstanding work in prompt-token equivalents."""
     warming: dict[Chain, list[Flight]] = field(default_factory=dict)
     """A prompt that is being computed for its prefix -> the calls that wait for it."""
     pace: Pace = field(default_factory=Pace)
-    step_s: float = 0.0
-    """Seconds of one of its steps, from the time that calls take per token; 0 while nothing is known."""
+    step_s: float | None = None
+    """Seconds of one of its steps at most, from the time that calls take per token; None while nothing is known."""
 
     def forget(self) -> None:
         """The engine's cache is empty."""
         self.sent.clear()
         self.held.clear()
 
+    def begin(self, flight: Flight) -> None:
+        """It is sent a call."""
+        self.in_flight.add(flight)
+        self.queued[flight] = time.monotonic()
+        self.pace.begin()
+
+    def step_begins(self, calls: int | None = None) -> None:
+        """A step begins, or began a moment ago: the first `calls` calls that were there are in it.
+
+        Requests that are scheduled later find what a step computes (vLLM registers blocks when it schedules them).
+        Steps are seen by the answers that the step before ended with.
+        """
+        room = STEP_TOKENS
+        sent_s = time.monotonic() - HEAD_START_S
+        for flight, at_s in list(self.queued.items())[:calls]:
+            room -= int(flight.uncached_units(self.held.depth(flight.chain)))
+            if at_s > sent_s or room < 0:
+                break
+            del self.queued[flight]
+            self.held.insert(flight.chain)
+
     def observe(self, tokens: int, seconds: float) -> None:
         """It has answered a call with `tokens` tokens after `seconds`."""
         step_s = seconds / max(tokens, 1)
-        self.step_s = 0.8 * self.step_s + 0.2 * step_s if self.step_s else step_s
+        self.step_s = step_s if self.step_s is None else 0.8 * self.step_s + 0.2 * step_s
 
     @property
     def outlook(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,9 @@ import pytest
 from halo_core.errors import EngineDiedError, UnknownModelError
 from halo_core.pool import EnginePool, LLMCall, PoolConfig
 from halo_core.runtime import Executor, dispatch
+from halo_core.runtime.flight import Flight
+from halo_core.runtime.prefix import PrefixIndex
+from halo_core.runtime.station import HEAD_START_S, Station
 from tests.runtime.scripted import ScriptedEngine, ask, text_of
 from tests.runtime.test_merging import until
 
@@ -253,3 +257,36 @@ async def test_rows_are_divided_evenly_and_stay_where_they_are(executor: Executo
     _, turns = await rows(executor, engine, 8)
     assert [len(keys.split(",")) for keys in turns[0]] == [4, 4]
     assert turns[1] == turns[0]
+
+
+def test_a_step_takes_calls_in_order_as_far_as_it_has_room(engine: ScriptedEngine) -> None:
+    station = Station(engine, PrefixIndex(1000), PrefixIndex(1000))
+    first, second, third = (
+        Flight(ask(name), None, ("", name, 0), (0, n), (name.encode(),), prompt_units=1500.0)
+        for n, name in enumerate("abc")
+    )
+    for flight in (first, second, third):
+        station.begin(flight)
+    station.step_begins()
+    assert not station.held.depth(first.chain)  # too early: none of them can have arrived
+    station.queued = dict.fromkeys(station.queued, time.monotonic() - 2 * HEAD_START_S)
+    station.step_begins()
+    assert [station.held.depth(flight.chain) for flight in (first, second, third)] == [1, 0, 0]
+    station.step_begins()
+    assert [station.held.depth(flight.chain) for flight in (first, second, third)] == [1, 1, 0]
+
+
+async def test_what_is_being_computed_is_not_computed_again(executor: Executor, engine: ScriptedEngine) -> None:
+    """A row far ahead computes what they share; those that come when its prompt is under way need no warm-up."""
+    document = "A sentence of the document that all rows are about. " * 100
+    engine.slots, engine.held = 32, True
+    batch = executor.open_batch("b")
+    runs = [executor.begin(batch, str(n)) for n in range(4)]
+    first = asyncio.create_task(executor.call(runs[0], ask(f"{document} question 0")))
+    await until(lambda: len(engine.seen) == 1)
+    await asyncio.sleep(3 * HEAD_START_S)
+    others = [asyncio.create_task(executor.call(run, ask(f"{document} {run.key}"))) for run in runs[1:]]
+    await until(lambda: len(engine.seen) == 4)
+    assert not any(call.body.get("max_tokens") == 1 for call in engine.seen)
+    executor.pool.thread.loop.call_soon_threadsafe(engine.release)
+    await asyncio.gather(first, *others)
