@@ -18,7 +18,8 @@ for place in ${PIP_FIND_LINKS:-$(python3 -m pip config get global.find-links 2>/
 done
 
 compile() {
-  "${uv[@]}" pip compile pyproject.toml requirements/cpu.in --extra langgraph --extra autogen --extra cpu --extra dev --extra bench \
+  "${uv[@]}" pip compile pyproject.toml requirements/cpu.in --extra langgraph --extra autogen --extra sql --extra postgres --extra http \
+    --extra cpu --extra dev --extra bench \
     --override requirements/overrides.txt --python-version 3.11 --no-header --no-annotate --quiet \
     ${links[@]+"${links[@]}"} --output-file requirements/lock-cpu.txt "$@"
 }

@@ -17,10 +17,12 @@ from autogen_agentchat.agents import BaseChatAgent
 from autogen_agentchat.base import TaskResult
 from autogen_agentchat.teams import BaseGroupChat
 from autogen_core.models import RequestUsage
+from autogen_core.tools import FunctionTool
 
 from halo_adapters.autogen.attribution import speaking
 from halo_adapters.autogen.client import HaloChatCompletionClient
 from halo_adapters.autogen.tasks import task_content
+from halo_adapters.autogen.tools import wrap_run
 from halo_core.errors import HaloError
 from halo_core.runtime import SESSION, Run, ambient_run, get_executor
 
@@ -43,6 +45,8 @@ def install(*, everywhere: bool = False) -> None:
         _patch(BaseGroupChat, "run_stream", _run_stream)
         _patch(BaseChatAgent, "run_stream", _run_stream)
         _patch(BaseChatAgent, "run", _run)
+    if not any(cls is FunctionTool for cls, _, _ in _installed):
+        _patch(FunctionTool, "run", wrap_run)
     if any(name == "create" for _, name, _ in _installed):
         return
     try:

@@ -18,6 +18,7 @@ from typing import Any
 
 from langchain_core.language_models.chat_models import BaseChatModel
 
+from halo_adapters.langgraph import tools
 from halo_core.runtime import SESSION, Run
 
 logger = logging.getLogger(__name__)
@@ -255,6 +256,7 @@ _lock = threading.Lock()
 
 def install() -> None:
     """Have every chat-model class wrapped on its first use; idempotent. Nothing is routed outside Halo runs."""
+    tools.install()
     with _lock:
         if _entries:
             return
@@ -270,6 +272,7 @@ def install() -> None:
 
 def uninstall() -> None:
     """Take every wrapper off again."""
+    tools.uninstall()
     with _lock:
         for name, entry in _entries.items():
             setattr(BaseChatModel, name, entry)

@@ -32,6 +32,7 @@ from halo_core.plan import (
     PromptTemplate,
     Source,
 )
+from halo_core.tools import spec_of
 
 ROOT = "__root__"
 """LangGraph's name of the only key of a state that is not a mapping."""
@@ -135,10 +136,18 @@ def node_effect(runnable: Any, found: NodeInventory, hints: Mapping[str, JsonVal
     if agents and all(agent is not None and agent.plain for agent in agents):
         return Effect.PURE
     if isinstance(runnable, ToolNode):
-        effects = [_hinted(halo_hints(fields(tool).get("metadata"))) for tool in found.tools.values()]
+        effects = [_tool_effect(tool) for tool in found.tools.values()]
         order = [Effect.PURE, Effect.READ, Effect.WRITE]
-        return max((e or Effect.WRITE for e in effects), key=order.index, default=Effect.WRITE)
-    return Effect.WRITE
+        return max(effects, key=order.index, default=Effect.WRITE)
+    declared = spec_of(functions[0]) if len(functions) == 1 else None
+    return declared.effect if declared is not None else Effect.WRITE
+
+
+def _tool_effect(tool: Any) -> Effect:
+    """What a LangChain tool says of itself, or its function under `halo_core.tool` does."""
+    own = fields(tool)
+    specs = [spec for name in ("func", "coroutine") if (spec := spec_of(own.get(name))) is not None]
+    return specs[0].effect if specs else _hinted(halo_hints(own.get("metadata"))) or Effect.WRITE
 
 
 def node_writes(runnable: Any, found: NodeInventory, state: Sequence[str]) -> tuple[str, ...] | None:

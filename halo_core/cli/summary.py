@@ -34,6 +34,9 @@ def run_table(*, rows: int, done: int, failed: int, replayed: int, stats: BatchS
         table.add_row("  failed", f"{total.failed + total.cancelled:,}", "")
     if stats.outside:
         table.add_row("calls left alone", f"{stats.outside:,}", reasons(stats))
+    tools = stats.tool_total
+    if tools.planned:
+        table.add_row("tool calls", f"{tools.planned:,}", f"{tools.executed:,} executed, {tools.shared:,} shared")
     table.add_section()
     table.add_row("prompt tokens computed", f"{total.computed_tokens:,}", "")
     table.add_row("prompt tokens cached", f"{total.cached_tokens:,}", "in the engines' prefix caches")

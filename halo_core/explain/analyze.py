@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from halo_core.explain.tables import Cells, Tree, plan_tree, render, table
 from halo_core.plan import Plan
 from halo_core.pool import Engine, Usage
-from halo_core.runtime import Batch, OperatorStats, get_executor
+from halo_core.runtime import Batch, BatchStats, OperatorStats, get_executor
 
 _HEADERS = ("calls", "run", "shared", "replayed", "failed", "computed", "cached", "generated", "avoided")
 
@@ -23,7 +23,30 @@ def analyze(batch: Batch, plans: Sequence[tuple[str, Plan]]) -> str:
     cells = {name: _counts(operator) for name, operator in sorted(stats.operators.items())}
     trees = _trees(batch, plans, cells)
     total = Tree(["", "total  [\0total\0]"], {"total": _counts(stats.total)})
-    return "\n".join([*render(_HEADERS, [*trees, total]), "", *_rows(batch), *_surroundings()])
+    lines = [*render(_HEADERS, [*trees, total]), "", *_tools(stats), *_rows(batch), *_surroundings()]
+    return "\n".join(lines)
+
+
+def _tools(stats: BatchStats) -> list[str]:
+    """The tools: calls that the app made, what became of them, and seconds over all rows."""
+    if not stats.tools:
+        return []
+    headers = ("tool", "calls", "run", "shared", "failed", "retried", "busy s", "queued s")
+    named = [*sorted(stats.tools.items()), *([("total", stats.tool_total)] if len(stats.tools) > 1 else [])]
+    rows = [
+        (
+            name,
+            tool.planned,
+            tool.executed,
+            tool.shared,
+            tool.failed + tool.cancelled,
+            tool.retried,
+            f"{tool.busy_s:.2f}",
+            f"{tool.queued_s:.2f}",
+        )
+        for name, tool in named
+    ]
+    return [*table(headers, rows), ""]
 
 
 def _counts(stats: OperatorStats) -> Cells:

@@ -6,7 +6,8 @@ from halo_core.runtime.flight import How
 from halo_core.runtime.journal import Journal, RowResult
 from halo_core.runtime.rows import MISSING, BatchOptions, Rows
 from halo_core.runtime.session import SESSION, ambient_run, digest
-from halo_core.runtime.stats import BatchStats, OperatorStats
+from halo_core.runtime.stats import BatchStats, OperatorStats, ToolStats
+from halo_core.runtime.tools import ToolCall, ToolDesk
 
 __all__ = [
     "MISSING",
@@ -21,6 +22,9 @@ __all__ = [
     "RowResult",
     "Rows",
     "Run",
+    "ToolCall",
+    "ToolDesk",
+    "ToolStats",
     "ambient_run",
     "digest",
     "get_executor",

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from halo_core.pool.call import CallOrigin, Completion
 from halo_core.runtime.flight import Flight, MergeKey
 from halo_core.runtime.stats import BatchStats, OperatorStats
+from halo_core.runtime.tools import ToolDesk
 
 MEMO_BYTES = 64 << 20
 """Answers kept for equal calls that come later; beyond it the least recently used are asked again."""
@@ -121,6 +122,7 @@ class Batch:
         merge: bool = True,
         on_change: Callable[[Batch], None] | None = None,
         keys: RowKeys | None = None,
+        keep_reads: bool = True,
     ) -> None:
         self.name = name
         self.keys = keys or RowKeys()
@@ -128,6 +130,7 @@ class Batch:
         self.merge = merge
         self.stats = BatchStats()
         self.memo = Memo()
+        self.desk = ToolDesk(self.stats.tool, keep_reads=keep_reads)
         self.flights: dict[MergeKey, Flight] = {}
         self.active: set[Run] = set()
         self.started_s = time.monotonic()

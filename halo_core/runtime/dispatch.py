@@ -1,9 +1,8 @@
 """Dispatch: which ready call goes to which engine, and when.
 
 Calls wait here, not in the engines: each engine is given little more than it decodes at once, so that our order
-survives its first-come-first-served queue. Among the engines that serve its prefix (see `affinity`) a call goes where
-the sum of outstanding work and its own uncached prompt is least. Calls that share a long prefix that the engine does
-not hold wait while one of them warms it.
+survives its first-come-first-served queue. Where each goes is `placement`'s matter. Calls that share a long prefix that
+the engine does not hold wait while one of them warms it.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import asyncio
 import bisect
 import logging
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -21,8 +20,9 @@ from halo_core.errors import EngineDiedError, EngineError, HaloError
 from halo_core.pool.call import Completion, LLMCall, Usage
 from halo_core.pool.engine import Engine
 from halo_core.pool.pool import EngineGroup, EnginePool
-from halo_core.runtime.affinity import MIN_SHARED_CHUNKS, Affinity, group_of, static_prefix
+from halo_core.runtime.affinity import MIN_SHARED_CHUNKS, group_of, static_prefix
 from halo_core.runtime.flight import Flight
+from halo_core.runtime.placement import Placement
 from halo_core.runtime.prefix import CHUNK_TOKENS, Chain, PrefixIndex, common_depth
 from halo_core.runtime.station import HEAD_START_S, Station
 
@@ -30,12 +30,6 @@ logger = logging.getLogger(__name__)
 
 LOOK_AHEAD = 128
 """Calls that are considered at a time when the first ones wait for an engine that is busy."""
-STICKINESS = 4.0
-"""How much more a call's own uncached prompt counts than the queue: lost work stays lost, uneven queues even out."""
-LOYALTY = 32.0
-"""A conversation stays on its engine until that engine's queue is longer by so many times what moving would lose."""
-SLACK = 4
-"""Calls by which the queue of a row's engine may be longer than another's before the row moves."""
 WORTH_WAITING = 16
 """Chunks (about 1,000 tokens) that a warm-up must save: while calls wait for it, the engine's batch is not full."""
 SETTLE_S = 0.03
@@ -44,8 +38,6 @@ MAX_SETTLE_S = 0.1
 QUIET = 1 / 3
 """Of that time: nothing has arrived for so long, so nothing more is expected."""
 MAX_TRIES = 4
-MAX_ROWS = 4096
-"""Rows whose last engine is remembered."""
 DEFAULT_ANSWER_TOKENS = 64.0
 
 
@@ -63,17 +55,13 @@ class Dispatcher:
         self._land = land
         self._ready: list[Flight] = []
         self._ready_chunks: Counter[bytes] = Counter()
-        self._affinity = Affinity()
+        self._placement = Placement(self._cost)
         self._stations: dict[str, Station] = {}
         self._starting: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._answer_tokens: dict[str, float] = {}
         self._decode_units = 2.0
         """Cost of a generated token in prompt tokens; corrected from what engines report is left to the planner."""
-        self._last: OrderedDict[str, str] = OrderedDict()
-        """Row -> engine of its last call."""
-        self._coming: Counter[str] = Counter()
-        """Engine -> calls in the ready queue of rows whose last call it served."""
         self._pumping = False
         self._arrived_s = 0.0
         self._settling_s = 0.0
@@ -86,11 +74,9 @@ class Dispatcher:
     def add(self, flight: Flight) -> None:
         """Take charge of a flight; `land` is called exactly once with its outcome unless it is cancelled."""
         flight.answer_units = self._decode_units * self._answer(flight)
-        flight.home = self._last.get(flight.call.origin.run, "") if flight.call.origin.run else ""
-        self._coming[flight.home] += 1
         bisect.insort(self._ready, flight)
         _add(self._ready_chunks, flight.chain)
-        self._affinity.add(flight)
+        self._placement.add(flight)
         self._arrived_s = time.monotonic()
         self._pump_soon()
 
@@ -105,9 +91,8 @@ class Dispatcher:
 
     def _forget(self, flight: Flight) -> None:
         """`flight` has left the ready queue."""
-        self._coming[flight.home] -= 1
         _remove(self._ready_chunks, flight.chain)
-        self._affinity.remove(flight)
+        self._placement.remove(flight)
 
     @property
     def backlog(self) -> int:
@@ -181,68 +166,19 @@ class Dispatcher:
     def _next(self, stations: list[Station]) -> tuple[Flight, Station] | None:
         """The first call in order whose best engine takes another one now, out of the queue.
 
-        The best engine is the one that is expected to end the call first, among those that serve its prefix. A call
-        whose best engine is busy is passed over; it keeps its place.
+        A call whose best engine is busy is passed over; it keeps its place.
         """
         if not any(station.free for station in stations):
             return None
         if len(stations) == 1:
             return self._take(0, stations[0])
-        self._affinity.place(stations)
-        # While calls wait for an engine anyway, uneven queues cost nothing; then prefixes decide alone.
-        waiting = len(self._ready) + sum(station.calls for station in stations)
-        crowded = waiting > sum(s.engine.capacity.slots for s in stations)
+        self._placement.review(stations)
+        crowded = len(self._ready) + sum(s.calls for s in stations) > sum(s.engine.capacity.slots for s in stations)
         for i, flight in enumerate(self._ready[:LOOK_AHEAD]):
-            homes = self._homes(flight, stations if crowded else self._level(flight, stations), together=not crowded)
-            best = (
-                min(homes, key=lambda s: s.outlook + STICKINESS * self._cost(flight, s)) if len(homes) > 1 else homes[0]
-            )
+            best = self._placement.best(flight, stations, crowded=crowded)
             if best.free:
                 return self._take(i, best)
         return None
-
-    def _homes(self, flight: Flight, stations: list[Station], *, together: bool) -> list[Station]:
-        """The engines that should serve a call: where its conversation is, else where its role is at home.
-
-        `together`: a row that begins a new conversation begins it where its last call was: all are in one place.
-        """
-        own = {s.engine.name: _own_chunks(flight, s) for s in stations}
-        most = max(own.values())
-        home = [s for s in stations if s.engine.name == flight.home]
-        if together and home and most - own[flight.home] < MIN_SHARED_CHUNKS:
-            return home
-        if most > 0:
-            loyal = [s for s in stations if own[s.engine.name] == most]
-            lightest = min(s.outlook for s in stations)
-            saved = most * CHUNK_TOKENS
-            near = [s for s in loyal if s.outlook - lightest < LOYALTY * saved]
-            if near:
-                return near
-        if together and home:
-            return home
-        return self._affinity.homes(flight, stations)
-
-    def _level(self, flight: Flight, stations: list[Station]) -> list[Station]:
-        """The engines that may take `flight` without one having to work much longer than another in the end.
-
-        A row stays where it is unless its engine has `SLACK` calls more than another, and so does a conversation that
-        belongs to no row. A row that begins, or moves, goes to the shortest queue. A queue counts the calls that its
-        own rows make now.
-        """
-        queues = {s.engine.name: s.calls + self._coming[s.engine.name] for s in stations}
-        if flight.home in queues:
-            queues[flight.home] -= 1
-        shortest = min(queues.values())
-
-        def fits(station: Station) -> bool:
-            excess = queues[station.engine.name] - shortest
-            if excess <= 0:
-                return True
-            run = flight.call.origin.run
-            at_home = flight.home == station.engine.name if run else _own_chunks(flight, station) > 0
-            return at_home and excess <= SLACK
-
-        return list(filter(fits, stations))
 
     def _take(self, position: int, station: Station) -> tuple[Flight, Station]:
         flight = self._ready.pop(position)
@@ -367,10 +303,7 @@ class Dispatcher:
     def _send(self, flight: Flight, station: Station) -> None:
         station.begin(flight)
         flight.on_engine = station.engine.name
-        self._last[flight.call.origin.run] = station.engine.name
-        self._last.move_to_end(flight.call.origin.run)
-        if len(self._last) > MAX_ROWS:
-            self._last.popitem(last=False)
+        self._placement.sent(flight, station)
         flight.tries += 1
         flight.task = self._spawn(self._fly(flight, station))
 
@@ -417,7 +350,7 @@ class Dispatcher:
         station.pace.finish(flight.load_units, not station.in_flight)
         self._unplace(flight, station)
         flight.task = None
-        self._affinity.touch()
+        self._placement.touch()
         self._pump_soon()
 
     def _requeue(self, flight: Flight, station: Station, error: EngineDiedError) -> None:
@@ -462,11 +395,6 @@ class Dispatcher:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-def _own_chunks(flight: Flight, station: Station) -> int:
-    """Chunks of the prompt that the engine was sent before, beyond what all rows share."""
-    return station.sent.depth(flight.chain) - flight.static_chunks
 
 
 def _add(counts: Counter[bytes], chain: Chain) -> None:

@@ -58,9 +58,13 @@ class Executor:
         journal: Journal | None = None,
         merge: bool = True,
         on_change: Callable[[Batch], None] | None = None,
+        keep_reads: bool = True,
     ) -> Batch:
-        """A new set of runs that share calls with each other."""
-        batch = Batch(name, merge=merge, on_change=on_change, keys=self._shared_keys)
+        """A new set of runs that share calls with each other.
+
+        Without `keep_reads`, a tool's read serves only those who ask while it is under way (see `ToolMemo`).
+        """
+        batch = Batch(name, merge=merge, on_change=on_change, keys=self._shared_keys, keep_reads=keep_reads)
         journal = journal or self._shared_journal
         if journal is not None:
             self._journals[batch.number] = journal
@@ -85,6 +89,7 @@ class Executor:
         journal = self._journals.pop(batch.number, None)
         if journal is not None and journal.failed is not None:
             batch.errors.append(str(journal.failed))
+        batch.desk.memo.clear()
         self._mail.post(batch.memo.clear)
 
     def ambient(self, *, pin: bool = False) -> Batch:
@@ -94,7 +99,7 @@ class Executor:
         """
         with self._ambient_lock:
             if self._ambient is None:
-                self._ambient = self.open_batch("ambient")
+                self._ambient = self.open_batch("ambient", keep_reads=pin)  # apps may start runs for days
             self._ambient_pinned = self._ambient_pinned or pin
             return self._ambient
 

@@ -53,10 +53,37 @@ class OperatorStats:
 
 
 @dataclass(slots=True)
+class ToolStats:
+    """Calls of one tool, by what became of them, and their seconds, summed over all rows."""
+
+    executed: int = 0
+    shared: int = 0
+    """Answered by an equal call of the batch."""
+    failed: int = 0
+    retried: int = 0
+    """Attempts that failed and were followed by another."""
+    cancelled: int = 0
+    busy_s: float = 0.0
+    queued_s: float = 0.0
+    """Waiting for its backend to have room."""
+
+    @property
+    def planned(self) -> int:
+        """Calls that the app made."""
+        return self.executed + self.shared + self.failed + self.cancelled
+
+    def add(self, other: ToolStats) -> None:
+        """Add another tool's numbers to these."""
+        for name in self.__dataclass_fields__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+@dataclass(slots=True)
 class BatchStats:
     """Everything counted in one batch; wall-clock figures in seconds."""
 
     operators: dict[str, OperatorStats] = field(default_factory=dict)
+    tools: dict[str, ToolStats] = field(default_factory=dict)
     rows: int = 0
     """Rows begun."""
     rows_done: int = 0
@@ -75,6 +102,13 @@ class BatchStats:
             stats = self.operators[operator] = OperatorStats()
         stats.count(how, usage)
 
+    def tool(self, name: str) -> ToolStats:
+        """The numbers of a tool."""
+        stats = self.tools.get(name)
+        if stats is None:
+            stats = self.tools[name] = ToolStats()
+        return stats
+
     def leave_alone(self, reason: str) -> None:
         """Count a call that was not routed, and why."""
         self.outside += 1
@@ -90,5 +124,13 @@ class BatchStats:
         """The sum over all operators."""
         total = OperatorStats()
         for stats in self.operators.values():
+            total.add(stats)
+        return total
+
+    @property
+    def tool_total(self) -> ToolStats:
+        """The sum over all tools."""
+        total = ToolStats()
+        for stats in self.tools.values():
             total.add(stats)
         return total

@@ -10,7 +10,7 @@ import pytest
 
 from halo_core.errors import EngineDiedError, UnknownModelError
 from halo_core.pool import EnginePool, LLMCall, PoolConfig
-from halo_core.runtime import Executor, dispatch
+from halo_core.runtime import Executor, placement
 from halo_core.runtime.flight import Flight
 from halo_core.runtime.prefix import PrefixIndex
 from halo_core.runtime.station import HEAD_START_S, Station
@@ -199,13 +199,13 @@ async def conversations(executor: Executor, engine: ScriptedEngine, count: int) 
 
 async def test_a_conversation_goes_on_where_it_began(executor: Executor, engine: ScriptedEngine) -> None:
     """What an engine holds of a conversation outweighs an idle neighbour."""
-    _, counts = await conversations(executor, engine, dispatch.SLACK)
-    assert counts == [dispatch.SLACK, 0]
+    _, counts = await conversations(executor, engine, placement.SLACK)
+    assert counts == [placement.SLACK, 0]
 
 
 async def test_conversations_do_not_make_one_queue_much_longer(executor: Executor, engine: ScriptedEngine) -> None:
     _, counts = await conversations(executor, engine, 20)
-    assert sum(counts) == 20 and 0 < counts[0] - counts[1] <= dispatch.SLACK + 1
+    assert sum(counts) == 20 and 0 < counts[0] - counts[1] <= placement.SLACK + 1
 
 
 async def test_a_rows_conversations_are_in_one_place(executor: Executor, engine: ScriptedEngine) -> None:

@@ -1,0 +1,1 @@
+"""The workloads of the paper as LangGraph apps: the same file for Halo and for its baselines."""

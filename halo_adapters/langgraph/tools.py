@@ -1,0 +1,146 @@
+"""Tools of LangChain as tools of a batch: `_run` and `_arun`, below callbacks, validation and the shaping of results.
+
+A tool says what it does by `metadata={"halo": {"effect": "read", ...}}` or by a function under `halo_core.tool`. One
+that says nothing is taken to write: it is never shared, and it ends the sharing of what was read before.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from langchain_core.tools import BaseTool
+
+from halo_core.runtime import SESSION, Run, ToolCall
+from halo_core.tools import ToolSpec, declare, signature_of, spec_of, tool_call
+
+_CONTRACT = ("_run", "_arun")
+_INJECTED = frozenset({"config", "run_manager", "runtime", "store", "tool_call_id"})
+"""Arguments that LangChain puts in: they tell callers apart, not questions. `state` may be what the tool reads."""
+_RUNTIMES = ("ToolRuntime", "Runtime")
+
+_INSIDE: ContextVar[BaseTool | None] = ContextVar("halo_tool", default=None)
+"""The tool whose method is under way, so that an `_arun` that calls `_run` is one call."""
+
+_entries: dict[str, Any] = {}
+_wrapped: list[tuple[type[BaseTool], str, Any]] = []
+_ensured: set[type[BaseTool]] = set()
+
+
+def tool_spec(tool: Any) -> ToolSpec | None:
+    """What a tool declares, or a default where it declares nothing; None where its function declares it by itself.
+
+    Raises `ToolDeclarationError` for a declaration that makes no sense.
+    """
+    if any(spec_of(getattr(tool, name, None)) is not None for name in ("func", "coroutine")):
+        return None
+    metadata = getattr(tool, "metadata", None)
+    hints = metadata.get("halo") if isinstance(metadata, Mapping) else None
+    return declare(str(tool.name), hints if isinstance(hints, Mapping) else {})
+
+
+def install() -> None:
+    """Have the classes of tools wrapped on their first use; idempotent. Outside Halo runs nothing changes."""
+    if _entries:
+        return
+    for name in ("run", "arun"):
+        entry = getattr(BaseTool, name)
+        _entries[name] = entry
+        setattr(BaseTool, name, _entry(entry))
+
+
+def uninstall() -> None:
+    """Take every wrapper off again."""
+    for name, entry in _entries.items():
+        setattr(BaseTool, name, entry)
+    _entries.clear()
+    for cls, name, method in _wrapped:
+        setattr(cls, name, method)
+    _wrapped.clear()
+    _ensured.clear()
+
+
+def _entry(entry: Any) -> Any:
+    @functools.wraps(entry)
+    def call(self: BaseTool, *args: Any, **kwargs: Any) -> Any:  # `arun` returns its coroutine unchanged
+        _ensure(type(self))
+        return entry(self, *args, **kwargs)
+
+    return call
+
+
+def _ensure(cls: type[BaseTool]) -> None:
+    """Wrap the contract methods where they are defined: LangChain looks at `cls._arun is BaseTool._arun`."""
+    if cls in _ensured:
+        return
+    for base in cls.__mro__:
+        if base is BaseTool or not issubclass(base, BaseTool):
+            continue
+        for name in _CONTRACT:
+            method = base.__dict__.get(name)
+            if inspect.isfunction(method) and not getattr(method, "__halo__", False):
+                setattr(base, name, _wrap(method))
+                _wrapped.append((base, name, method))
+    _ensured.add(cls)
+
+
+def _wrap(method: Callable[..., Any]) -> Callable[..., Any]:
+    wrapped: Any
+    if inspect.iscoroutinefunction(method):
+
+        @functools.wraps(method)
+        async def wrapped(self: BaseTool, *args: Any, **kwargs: Any) -> Any:
+            asked = _asked(self, method, args, kwargs)
+            if asked is None:
+                return await method(self, *args, **kwargs)
+            run, call = asked
+            with _inside(self):
+                return await run.batch.desk.acall(call, lambda: method(self, *args, **kwargs))
+
+    else:
+
+        @functools.wraps(method)
+        def wrapped(self: BaseTool, *args: Any, **kwargs: Any) -> Any:
+            asked = _asked(self, method, args, kwargs)
+            if asked is None:
+                return method(self, *args, **kwargs)
+            run, call = asked
+            with _inside(self):
+                return run.batch.desk.call(call, lambda: method(self, *args, **kwargs))
+
+    wrapped.__halo__ = True
+    wrapped.__signature__ = inspect.signature(method)  # LangChain inspects it at every call
+    result: Callable[..., Any] = wrapped
+    return result
+
+
+@contextmanager
+def _inside(tool: BaseTool) -> Iterator[None]:
+    token = _INSIDE.set(tool)
+    try:
+        yield
+    finally:
+        _INSIDE.reset(token)
+
+
+def _asked(
+    tool: BaseTool, method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Run, ToolCall] | None:
+    """The run that calls the tool and what it asks; None where the method is simply to be called."""
+    run = SESSION.get()
+    if run is None or _INSIDE.get() is tool:
+        return None
+    spec = tool_spec(tool)
+    if spec is None:
+        return None
+    if not spec.shares:
+        return run, tool_call(spec, None)
+    given = {
+        name: value for name, value in kwargs.items() if name not in _INJECTED and type(value).__name__ not in _RUNTIMES
+    }
+    equal = spec.key(*args, **given) if spec.key is not None else [list(args), given]
+    return run, tool_call(spec, signature_of(equal))

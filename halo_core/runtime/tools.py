@@ -1,0 +1,386 @@
+"""Tool calls of a batch: equal reads are made once, writes in order, and no backend gets more than it is said to bear.
+
+Whoever asks first makes the call, in its own thread or task and context; those who ask the same meanwhile or later get
+copies of its result. Everything here may be used from any thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import copy
+import threading
+import time
+from collections import Counter, OrderedDict, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from halo_core.plan import Effect
+from halo_core.runtime.stats import ToolStats
+
+T = TypeVar("T")
+
+MAX_RESULTS = 4096
+"""Results kept for equal calls that come later; beyond it the least recently used are asked again."""
+FIRST_PAUSE_S = 0.1
+"""Before a declared retry; doubled for every further one."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One call of a tool, and what decides how it is made."""
+
+    tool: str
+    effect: Effect = Effect.WRITE
+    signature: str | None = None
+    """Equal for equal calls; None = never shared."""
+    sources: tuple[str, ...] = ()
+    """What it reads or writes; () for a write = anything."""
+    backend: str = ""
+    max_inflight: int | None = None
+    retries: int = 0
+
+
+class Gate:
+    """Lets a limited number in, first come, first served, from threads and event loops alike."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._inside = 0
+        self._waiting: deque[concurrent.futures.Future[None]] = deque()
+        self._lock = threading.Lock()
+
+    def ask(self) -> concurrent.futures.Future[None]:
+        """A future that is done when the caller is in. Give it back with `leave` or, while waiting, `give_up`."""
+        place: concurrent.futures.Future[None] = concurrent.futures.Future()
+        with self._lock:
+            if self._inside < self.limit and not self._waiting:
+                self._inside += 1
+                place.set_result(None)
+            else:
+                self._waiting.append(place)
+        return place
+
+    def leave(self) -> None:
+        """The caller is out; the next one is let in."""
+        with self._lock:
+            self._inside -= 1
+            let_in = self._next()
+        for place in let_in:
+            place.set_result(None)
+
+    def give_up(self, place: concurrent.futures.Future[None]) -> None:
+        """The caller waits no longer, or was let in meanwhile and leaves at once."""
+        with self._lock:
+            waits = place in self._waiting
+            if waits:
+                self._waiting.remove(place)
+        if not waits:
+            self.leave()
+
+    def narrow(self, limit: int) -> None:
+        """From now on at most `limit`, if that is less."""
+        with self._lock:
+            self.limit = min(self.limit, limit)
+
+    def _next(self) -> list[concurrent.futures.Future[None]]:
+        let_in = []
+        while self._waiting and self._inside < self.limit:
+            self._inside += 1
+            let_in.append(self._waiting.popleft())
+        return let_in
+
+
+class Gates:
+    """The gates of a process by backend: a limit holds for all rows and batches together."""
+
+    def __init__(self) -> None:
+        self._gates: dict[str, Gate] = {}
+        self._lock = threading.Lock()
+
+    def of(self, call: ToolCall) -> list[Gate]:
+        """The gates that the call has to pass, always in the same order, so that calls cannot block each other."""
+        wanted: dict[str, int] = {}
+        if call.effect is Effect.WRITE:
+            wanted |= {f"write {source}": 1 for source in sorted(call.sources)}
+        if call.max_inflight is not None:
+            wanted[f"backend {call.backend or call.tool}"] = call.max_inflight
+        held = _HELD.get()
+        return [self._gate(name, limit) for name, limit in wanted.items() if self._gate(name, limit) not in held]
+
+    def _gate(self, name: str, limit: int) -> Gate:
+        with self._lock:
+            gate = self._gates.get(name)
+            if gate is None:
+                gate = self._gates[name] = Gate(limit)
+        gate.narrow(limit)
+        return gate
+
+
+GATES = Gates()
+
+_HELD: ContextVar[frozenset[Gate]] = ContextVar("halo_gates", default=frozenset())
+"""Gates that the current code is inside of: a tool that calls another of its backend must not wait for itself."""
+
+
+class _AloneError(Exception):
+    """The call that was waited for did not end with a result that can be shared."""
+
+
+class ToolMemo:
+    """Results of one batch's pure and read calls, by signature and by the state of what they read."""
+
+    def __init__(self, *, keep_reads: bool = True) -> None:
+        self.keep_reads = keep_reads
+        """Whether a finished read serves later ones; without it only those that ask while it is under way."""
+        self._lock = threading.Lock()
+        self._results: OrderedDict[tuple[Any, ...], concurrent.futures.Future[Any]] = OrderedDict()
+        self._writes: Counter[str] = Counter()
+        self._unknown_writes = 0
+
+    def join(self, call: ToolCall) -> tuple[tuple[Any, ...], concurrent.futures.Future[Any], bool]:
+        """The key and the future result of a call that is shared, and whether the caller has to make it."""
+        with self._lock:
+            state: tuple[int, ...] = ()
+            if call.effect is Effect.READ:
+                state = (self._unknown_writes, *(self._writes[source] for source in call.sources))
+            key = (call.tool, call.signature, *state)
+            future = self._results.get(key)
+            if future is not None:
+                self._results.move_to_end(key)
+                return key, future, False
+            future = self._results[key] = concurrent.futures.Future()
+            while len(self._results) > MAX_RESULTS:
+                self._results.popitem(last=False)
+            return key, future, True
+
+    def settle(self, key: tuple[Any, ...], call: ToolCall, future: concurrent.futures.Future[Any], result: Any) -> None:
+        """The call was made."""
+        if call.effect is not Effect.PURE and not self.keep_reads:
+            self._forget(key, future)
+        future.set_result(result)
+
+    def drop(self, key: tuple[Any, ...], future: concurrent.futures.Future[Any], reason: BaseException) -> None:
+        """The call ended without a result that can be shared: whoever waits for it hears `reason`."""
+        self._forget(key, future)
+        future.set_exception(reason)
+
+    def _forget(self, key: tuple[Any, ...], future: concurrent.futures.Future[Any]) -> None:
+        with self._lock:
+            if self._results.get(key) is future:
+                del self._results[key]
+
+    def wrote(self, sources: tuple[str, ...]) -> None:
+        """Something was or will be written: what was read before is not what would be read now."""
+        with self._lock:
+            self._writes.update(sources)
+            if not sources:
+                self._unknown_writes += 1
+
+    def clear(self) -> None:
+        """Drop all results."""
+        with self._lock:
+            self._results.clear()
+
+
+class ToolDesk:
+    """Makes the tool calls of one batch."""
+
+    def __init__(self, stats: Callable[[str], ToolStats], *, keep_reads: bool = True) -> None:
+        self.memo = ToolMemo(keep_reads=keep_reads)
+        self._stats = stats
+        self._counting = threading.Lock()
+
+    # Two of each: the rules are the same, but a thread waits in another way than a task does.
+
+    async def acall(self, call: ToolCall, make: Callable[[], Awaitable[T]]) -> T:
+        """Make the call, or wait for an equal one; from a task. Raises what the tool raises."""
+        while call.signature is not None and call.effect is not Effect.WRITE:
+            key, future, mine = self.memo.join(call)
+            if mine:
+                with self._lead(key, call, future) as lead:
+                    async with self._passed(call):
+                        result = await self._amake(call, make)
+                    lead.append(result)
+                return result
+            try:
+                shared: T = await asyncio.shield(asyncio.wrap_future(future))
+            except _AloneError:
+                break
+            except _Abandoned:
+                continue
+            self._count(call, "shared")
+            return copy.deepcopy(shared)
+        with self._writing(call):
+            async with self._passed(call):
+                return await self._amake(call, make)
+
+    def call(self, call: ToolCall, make: Callable[[], T]) -> T:
+        """Make the call, or wait for an equal one, blocking the thread. Raises what the tool raises.
+
+        On the thread of an event loop nobody is waited for: the loop may be what the other call needs.
+        """
+        may_wait = not _on_loop()
+        while call.signature is not None and call.effect is not Effect.WRITE:
+            key, future, mine = self.memo.join(call)
+            if mine:
+                with self._lead(key, call, future) as lead:
+                    with self._entered(call, may_wait):
+                        result = self._make(call, make)
+                    lead.append(result)
+                return result
+            if not may_wait and not future.done():
+                break
+            try:
+                shared: T = future.result()
+            except _AloneError:
+                break
+            except _Abandoned:
+                continue
+            self._count(call, "shared")
+            return copy.deepcopy(shared)
+        with self._writing(call), self._entered(call, may_wait):
+            return self._make(call, make)
+
+    # -- rules ---------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _lead(
+        self, key: tuple[Any, ...], call: ToolCall, future: concurrent.futures.Future[Any]
+    ) -> Iterator[list[Any]]:
+        """Make a call that others may wait for; the result is put into the list."""
+        lead: list[Any] = []
+        try:
+            yield lead
+        except Exception:  # each of the others meets the failure, or not, by itself
+            self.memo.drop(key, future, _AloneError())
+            raise
+        except BaseException:  # cancelled: one of the others makes it
+            self.memo.drop(key, future, _Abandoned())
+            raise
+        try:
+            kept = copy.deepcopy(lead[0])
+        except Exception:
+            self.memo.drop(key, future, _AloneError())
+        else:
+            self.memo.settle(key, call, future, kept)
+
+    @contextmanager
+    def _writing(self, call: ToolCall) -> Iterator[None]:
+        # Before, so that no read of the old state is handed out from now on; after, so that none that saw half is.
+        writes = call.effect is Effect.WRITE
+        if writes:
+            self.memo.wrote(call.sources)
+        try:
+            yield
+        finally:
+            if writes:
+                self.memo.wrote(call.sources)
+
+    @asynccontextmanager
+    async def _passed(self, call: ToolCall) -> AsyncIterator[None]:
+        inside: list[Gate] = []
+        gates = GATES.of(call)
+        begun = time.monotonic()
+        token = _HELD.set(_HELD.get() | set(gates))
+        try:
+            for gate in gates:
+                place = gate.ask()
+                try:
+                    await asyncio.shield(asyncio.wrap_future(place))
+                except BaseException:
+                    gate.give_up(place)
+                    raise
+                inside.append(gate)
+            self._waited(call, time.monotonic() - begun)
+            yield
+        finally:
+            for gate in reversed(inside):
+                gate.leave()
+            _HELD.reset(token)
+
+    @contextmanager
+    def _entered(self, call: ToolCall, may_wait: bool) -> Iterator[None]:
+        inside: list[Gate] = []
+        gates = GATES.of(call)
+        begun = time.monotonic()
+        token = _HELD.set(_HELD.get() | set(gates))
+        try:
+            for gate in gates:
+                place = gate.ask()
+                if not may_wait and not place.done():
+                    gate.give_up(place)
+                    continue
+                try:
+                    place.result()
+                except BaseException:
+                    gate.give_up(place)
+                    raise
+                inside.append(gate)
+            self._waited(call, time.monotonic() - begun)
+            yield
+        finally:
+            for gate in reversed(inside):
+                gate.leave()
+            _HELD.reset(token)
+
+    async def _amake(self, call: ToolCall, make: Callable[[], Awaitable[T]]) -> T:
+        for attempt in range(call.retries + 1):
+            with self._timed(call, attempt == call.retries) as failed:
+                return await make()
+            if failed:
+                await asyncio.sleep(FIRST_PAUSE_S * 2**attempt)
+        raise AssertionError("unreachable")
+
+    def _make(self, call: ToolCall, make: Callable[[], T]) -> T:
+        for attempt in range(call.retries + 1):
+            with self._timed(call, attempt == call.retries) as failed:
+                return make()
+            if failed:
+                time.sleep(FIRST_PAUSE_S * 2**attempt)
+        raise AssertionError("unreachable")
+
+    # -- counting ------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _timed(self, call: ToolCall, last: bool) -> Iterator[list[BaseException]]:
+        """Count one attempt; its failure is raised only where it is the last."""
+        begun = time.monotonic()
+        failed: list[BaseException] = []
+        try:
+            yield failed
+        except Exception as error:
+            self._count(call, "failed" if last else "retried", time.monotonic() - begun)
+            if last:
+                raise
+            failed.append(error)
+        except BaseException:
+            self._count(call, "cancelled", time.monotonic() - begun)
+            raise
+        else:
+            self._count(call, "executed", time.monotonic() - begun)
+
+    def _count(self, call: ToolCall, how: str, seconds: float = 0.0) -> None:
+        with self._counting:
+            stats = self._stats(call.tool)
+            setattr(stats, how, getattr(stats, how) + 1)
+            stats.busy_s += seconds
+
+    def _waited(self, call: ToolCall, seconds: float) -> None:
+        with self._counting:
+            self._stats(call.tool).queued_s += seconds
+
+
+class _Abandoned(Exception):
+    """The caller that made the call for all was cancelled."""
+
+
+def _on_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
