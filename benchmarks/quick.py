@@ -16,6 +16,8 @@ RUNS = (
     ("autogen-overhead", ["--rows", "100", "--baseline-rows", "30", "--trials", "1"]),
     ("demo", ["--rows", "8", "--trials", "1", "--layout", "2x1", "--repeats", "half"]),
     ("autogen-review", ["--rows", "4", "--trials", "1", "--repeats", "half"]),
+    ("workloads.bench", ["W5", "--rows", "3", "--trials", "1", "--against", "B0,B7,oracle"]),
+    ("workloads.bench", ["W6", "--rows", "3", "--trials", "1", "--against", "B0,B7,oracle"]),
 )
 
 

@@ -12,6 +12,7 @@ import sys
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.workloads.shape import Row
@@ -90,17 +91,15 @@ def database(scale: float = 0.01) -> Path:
     import duckdb
 
     folder.mkdir(parents=True, exist_ok=True)
-    raw = folder / f"tpch_{scale:g}_parquet"
-    command = [str(Path(sys.executable).with_name("tpchgen-cli")), "-s", f"{scale:g}", "--format=parquet"]
-    subprocess.run([*command, f"--output-dir={raw}"], check=True, stdout=subprocess.DEVNULL)
-    unfinished = file.with_suffix(".part")
-    unfinished.unlink(missing_ok=True)
-    with duckdb.connect(str(unfinished)) as connection:
-        for table in sorted(raw.glob("*.parquet")):
-            connection.execute(f"CREATE TABLE {table.stem} AS SELECT * FROM read_parquet('{table}')")
-            table.unlink()
-    raw.rmdir()
-    unfinished.replace(file)
+    generator = str(Path(sys.executable).with_name("tpchgen-cli"))
+    with TemporaryDirectory(dir=folder) as raw:
+        command = [generator, "parquet", "-s", f"{scale:g}", f"--output-dir={raw}"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        unfinished = Path(raw) / file.name
+        with duckdb.connect(str(unfinished)) as connection:
+            for table in sorted(Path(raw).glob("*.parquet")):
+                connection.execute(f"CREATE TABLE {table.stem} AS SELECT * FROM read_parquet('{table}')")
+        unfinished.replace(file)
     return file
 
 

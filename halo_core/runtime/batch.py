@@ -130,7 +130,7 @@ class Batch:
         self.merge = merge
         self.stats = BatchStats()
         self.memo = Memo()
-        self.desk = ToolDesk(self.stats.tool, keep_reads=keep_reads)
+        self.desk = ToolDesk(self.stats.tool, share=merge, keep_reads=keep_reads)
         self.flights: dict[MergeKey, Flight] = {}
         self.active: set[Run] = set()
         self.started_s = time.monotonic()

@@ -189,7 +189,9 @@ class ToolMemo:
 class ToolDesk:
     """Makes the tool calls of one batch."""
 
-    def __init__(self, stats: Callable[[str], ToolStats], *, keep_reads: bool = True) -> None:
+    def __init__(self, stats: Callable[[str], ToolStats], *, share: bool = True, keep_reads: bool = True) -> None:
+        """`share`: whether equal calls may be one at all; `keep_reads`: see `ToolMemo`."""
+        self._share = share
         self.memo = ToolMemo(keep_reads=keep_reads)
         self._stats = stats
         self._counting = threading.Lock()
@@ -198,7 +200,7 @@ class ToolDesk:
 
     async def acall(self, call: ToolCall, make: Callable[[], Awaitable[T]]) -> T:
         """Make the call, or wait for an equal one; from a task. Raises what the tool raises."""
-        while call.signature is not None and call.effect is not Effect.WRITE:
+        while self._shares(call):
             key, future, mine = self.memo.join(call)
             if mine:
                 with self._lead(key, call, future) as lead:
@@ -224,7 +226,7 @@ class ToolDesk:
         On the thread of an event loop nobody is waited for: the loop may be what the other call needs.
         """
         may_wait = not _on_loop()
-        while call.signature is not None and call.effect is not Effect.WRITE:
+        while self._shares(call):
             key, future, mine = self.memo.join(call)
             if mine:
                 with self._lead(key, call, future) as lead:
@@ -244,6 +246,9 @@ class ToolDesk:
             return copy.deepcopy(shared)
         with self._writing(call), self._entered(call, may_wait):
             return self._make(call, make)
+
+    def _shares(self, call: ToolCall) -> bool:
+        return self._share and call.signature is not None and call.effect is not Effect.WRITE
 
     # -- rules ---------------------------------------------------------------------------------------------------
 

@@ -332,6 +332,17 @@ async def test_a_result_that_cannot_be_copied_is_not_shared(batch: Batch) -> Non
     assert len(seen) == 2 and answers[0] is not answers[1]
 
 
+async def test_a_batch_that_does_not_merge_shares_no_tools_either() -> None:
+    body = Calls()
+
+    @tool(effect="pure")
+    async def look(value: int) -> Any:
+        return await body(value)
+
+    inside(Batch("b", merge=False))
+    assert await asyncio.gather(look(1), look(1)) == [[1], [1]] and body.seen == [1, 1]
+
+
 async def test_without_keeping_reads_only_those_under_way_are_shared() -> None:
     """An app that serves for days must not answer from yesterday's look."""
     desk = ToolDesk(BatchStats().tool, keep_reads=False)
