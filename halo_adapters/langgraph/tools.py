@@ -19,9 +19,11 @@ from halo_core.runtime import SESSION, Run, ToolCall
 from halo_core.tools import ToolSpec, declare, signature_of, spec_of, tool_call
 
 _CONTRACT = ("_run", "_arun")
-_INJECTED = frozenset({"config", "run_manager", "runtime", "store", "tool_call_id"})
-"""Arguments that LangChain puts in: they tell callers apart, not questions. `state` may be what the tool reads."""
-_RUNTIMES = ("ToolRuntime", "Runtime")
+_INJECTED = frozenset({"run_manager", "store", "tool_call_id"})
+"""Arguments that LangChain puts in: they tell callers apart, not questions. State and config may be what is read."""
+
+_LANGGRAPHS = ("__", "checkpoint_")
+"""Beginnings of the keys that LangGraph puts into every config; they differ from task to task."""
 
 _INSIDE: ContextVar[BaseTool | None] = ContextVar("halo_tool", default=None)
 """The tool whose method is under way, so that an `_arun` that calls `_run` is one call."""
@@ -139,8 +141,33 @@ def _asked(
         return None
     if not spec.shares:
         return run, tool_call(spec, None)
-    given = {
-        name: value for name, value in kwargs.items() if name not in _INJECTED and type(value).__name__ not in _RUNTIMES
-    }
-    equal = spec.key(*args, **given) if spec.key is not None else [list(args), given]
-    return run, tool_call(spec, signature_of(equal))
+    if spec.key is not None:
+        own = {name: value for name, value in kwargs.items() if name not in {*_INJECTED, "config", "runtime"}}
+        return run, tool_call(spec, signature_of(spec.key(*args, **own)))
+    given = dict(_seen(tool, name, value) for name, value in kwargs.items() if name not in _INJECTED)
+    return run, tool_call(spec, signature_of([list(args), given]))
+
+
+def _seen(tool: BaseTool, name: str, value: Any) -> tuple[str, Any]:
+    """An argument as far as the tool's result can depend on it."""
+    if type(value).__name__ == "ToolRuntime":
+        return name, [value.state, value.context, _configurable(value.config)]
+    if name == "config":
+        return name, _configurable(value) if _takes_config(tool) else None
+    return name, value
+
+
+def _configurable(config: Any) -> Any:
+    """What an app put into its config, without what LangGraph did."""
+    own = config.get("configurable") if isinstance(config, Mapping) else None
+    return {key: value for key, value in (own or {}).items() if not str(key).startswith(_LANGGRAPHS)}
+
+
+def _takes_config(tool: Any) -> bool:
+    """Whether the tool's own code is handed the config; LangChain's wrappers around functions always are."""
+    bodies = [body for name in ("func", "coroutine") if (body := getattr(tool, name, None)) is not None]
+    return any(
+        "RunnableConfig" in str(parameter.annotation)
+        for body in bodies or [type(tool)._run, type(tool)._arun]
+        for parameter in inspect.signature(body).parameters.values()
+    )

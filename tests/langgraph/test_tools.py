@@ -11,10 +11,11 @@ from typing import Annotated, Any, TypedDict
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage, AnyMessage, ToolCall, ToolMessage
+from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, InjectedToolCallId, StructuredTool, tool
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
-from langgraph.prebuilt import InjectedState, ToolNode
+from langgraph.prebuilt import InjectedState, ToolNode, ToolRuntime
 from langgraph.types import Command
 
 import halo_adapters.langgraph as halo
@@ -166,6 +167,34 @@ def test_what_is_injected_tells_callers_apart_but_not_questions() -> None:
         for n in range(12)
     ]
     assert len(by_id) == 3 and sorted(by_state) == list(range(12))
+
+
+def test_what_a_tool_reads_of_runtime_and_config_tells_questions_apart() -> None:
+    seen: dict[str, list[Any]] = {"runtime": [], "config": [], "neither": []}
+
+    def with_runtime(q: int, runtime: ToolRuntime) -> str:
+        """Look at the state."""
+        seen["runtime"].append(runtime.state["question"])
+        return f"question {runtime.state['question']}"
+
+    def with_config(q: int, config: RunnableConfig) -> str:
+        """Look at who asks."""
+        seen["config"].append((q, config["configurable"]["user"]))
+        return f"{q} for {config['configurable']['user']}"
+
+    def neither(q: int) -> str:
+        """Look it up."""
+        seen["neither"].append(q)
+        return f"found {q}"
+
+    hints = {"halo": {"effect": "read"}}
+    tools = [StructuredTool.from_function(f, metadata=hints) for f in (with_runtime, with_config, neither)]
+    configs = [{"configurable": {"user": "ab"[n // 3 % 2]}} for n in range(12)]
+    outs = graph(tools).batch(ROWS, configs)
+    assert sorted(seen["runtime"]) == list(range(12))
+    assert sorted(seen["config"]) == [(q, user) for q in range(3) for user in "ab"]
+    assert sorted(seen["neither"]) == [0, 1, 2]
+    assert contents(outs) == contents(graph(tools, plain=True).batch(ROWS, configs))
 
 
 def test_a_shared_result_is_each_rows_own() -> None:
