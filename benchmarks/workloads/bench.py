@@ -214,7 +214,7 @@ def _named(name: str) -> Callable[..., None]:
     def run(**options: Any) -> None:
         main(name, **options)
 
-    whole = inspect.signature(main)
+    whole = inspect.signature(main, eval_str=True)
     run.__signature__ = whole.replace(  # type: ignore[attr-defined]
         parameters=[parameter for key, parameter in whole.parameters.items() if key != "name"]
     )

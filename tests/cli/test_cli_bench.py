@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -54,3 +55,10 @@ def test_what_cannot_run(project: Project, halo: Halo) -> None:
     unknown = halo("bench", "sum")
     assert unknown.code == 2 and "there is no benchmark 'sum'; known: broken, count" in unknown.err
     assert halo("bench", "broken").code == 2
+
+
+@pytest.mark.parametrize("name", ["W5", "W6", "demo", "autogen-review", "autogen-overhead", "overhead", "consolidate"])
+def test_our_own_benchmarks_say_what_they_take(name: str, halo: Halo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+    shown = halo("bench", name, "--help")
+    assert shown.code == 0 and {"--rows", "--json", "--trials"} <= set(shown.out.split())
