@@ -153,12 +153,8 @@ class Review(Trials):
         part = tasks[: max(len(tasks) // 4, SWEEP_ROWS)]
         bounds = [None, *(bound for bound in SWEEP if bound < len(part))]
         self.b8(tasks[:2], None)  # warm up clients and engines
-        if known:
-            self.best_concurrency[repeated] = None if known == "none" else int(known)
-        elif len(bounds) == 1:
-            self.best_concurrency[repeated] = None
-        elif "B8" in against:
-            self.sweep(repeated, "B8", bounds, partial(self.b8, part), len(part))
+        if "B8" in against:
+            self.find_bound(repeated, "B8", bounds, partial(self.b8, part), len(part), known)
         self.prepare_oracle(repeated, lambda: self.halo(tasks), "oracle" in against)
 
     def one(self, name: str, tasks: list[str], repeated: bool) -> RunRecord:

@@ -70,10 +70,8 @@ class Bench(Trials):
         """
         quarter = batch[: max(len(batch) // 4, 1)]
         self.b0(quarter[:2], None)  # warm up clients and engines
-        if known:
-            self.best_concurrency[repeated] = None if known == "none" else int(known)
-        elif "B0" in against:
-            self.sweep(repeated, "B0", SWEEP, lambda bound: self.b0(quarter, bound), len(quarter))
+        if "B0" in against:
+            self.find_bound(repeated, "B0", SWEEP, partial(self.b0, quarter), len(quarter), known)
         self.prepare_oracle(repeated, lambda: self.halo(batch), "oracle" in against)
 
     def one(self, name: str, batch: list[Any], repeated: bool) -> RunRecord:

@@ -63,6 +63,23 @@ class Trials:
         self.best_concurrency[repeated] = min(found, key=found.__getitem__)
         console.log(f"{name} sweep at {rows} rows: {found} -> {self.best_concurrency[repeated]}")
 
+    def find_bound(
+        self,
+        repeated: bool,
+        name: str,
+        bounds: Sequence[int | None],
+        one: Callable[[int | None], RunRecord],
+        rows: int,
+        known: str,
+    ) -> None:
+        """Take a baseline's bound as known ("none" or a number, from an earlier sweep), else sweep if there is choice."""
+        if known:
+            self.best_concurrency[repeated] = None if known == "none" else int(known)
+        elif len(bounds) == 1:
+            self.best_concurrency[repeated] = bounds[0]
+        else:
+            self.sweep(repeated, name, bounds, one, rows)
+
     def prepare_oracle(self, repeated: bool, run: Callable[[], object], wanted: bool) -> None:
         """Record the calls of a run (uncounted); if the oracle is `wanted`, find its faster division of them."""
         with self.recorded() as calls:

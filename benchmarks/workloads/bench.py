@@ -93,14 +93,9 @@ class Bench(Trials):
         """Find B0's bound at a quarter of the rows; record the oracle's calls; both uncounted."""
         quarter = rows[: max(len(rows) // 4, 2)]
         self.b0(quarter[:2], None)  # warm up clients and engines
-        if known:
-            self.best_concurrency[variant] = None if known == "none" else int(known)
-        elif "B0" in against:
+        if "B0" in against:
             bounds = [bound for bound in SWEEP if bound is None or bound < len(quarter)]
-            if len(bounds) == 1:
-                self.best_concurrency[variant] = None
-            else:
-                self.sweep(variant, "B0", bounds, partial(self.b0, quarter), len(quarter))
+            self.find_bound(variant, "B0", bounds, partial(self.b0, quarter), len(quarter), known)
         if "oracle" in against:
             self.prepare_oracle(variant, lambda: self.halo(rows), True)
         self.answers.clear()

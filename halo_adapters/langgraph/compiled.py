@@ -17,7 +17,7 @@ from langgraph.pregel import Pregel
 from halo_adapters.langgraph import batching, intercept
 from halo_adapters.langgraph.app import App
 from halo_adapters.langgraph.session import row_content
-from halo_core.runtime import SESSION, Run, get_executor
+from halo_core.runtime import SESSION, Run, get_executor, on_event_loop
 
 G = TypeVar("G", bound=Pregel[Any, Any, Any, Any])
 
@@ -170,7 +170,7 @@ def _enter_blocking(row: Any) -> tuple[Run, bool]:
         return current, False
     executor = get_executor()
     run = executor.begin(executor.ambient(), row_content(row))
-    if not intercept.on_event_loop():  # blocking a loop could block those whom we wait for
+    if not on_event_loop():  # blocking a loop could block those whom we wait for
         executor.wait_admitted(run)
     return run, True
 

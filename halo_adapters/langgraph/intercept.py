@@ -7,11 +7,9 @@ are wrapped on first use of a class and do nothing special unless a Halo run is 
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 import logging
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -19,7 +17,8 @@ from typing import Any
 from langchain_core.language_models.chat_models import BaseChatModel
 
 from halo_adapters.langgraph import tools
-from halo_core.runtime import SESSION, Run
+from halo_adapters.langgraph.hooks import Hooks
+from halo_core.runtime import SESSION, Run, on_event_loop
 
 logger = logging.getLogger(__name__)
 
@@ -82,15 +81,6 @@ ROUTES: list[Route] = []
 
 INSIDE: ContextVar[bool] = ContextVar("halo_inside", default=False)
 """True while a routed call is under way, so that a contract method that calls another is not routed twice."""
-
-
-def on_event_loop() -> bool:
-    """Whether the current thread runs an event loop, so that blocking it could dead-lock."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
 
 
 def _route(
@@ -226,44 +216,14 @@ def _wrap(owner: type[BaseChatModel], name: str, original: Callable[..., Any]) -
     return wrapper
 
 
-def ensure(cls: type[BaseChatModel]) -> None:
-    """Wrap the contract methods that `cls` and its bases define; cheap when that is done already.
-
-    Only names in a class's own `__dict__` are wrapped: LangChain compares `type(self)._stream` with the base's.
-    """
-    if cls in _ensured:
-        return
-    for base in cls.__mro__:
-        if base is BaseChatModel or not issubclass(base, BaseChatModel):
-            continue
-        for name in CONTRACT:
-            method = base.__dict__.get(name)
-            if (
-                inspect.isfunction(method)
-                and not getattr(method, "__halo__", False)
-                and not getattr(method, "__isabstractmethod__", False)
-            ):
-                setattr(base, name, _wrap(base, name, method))
-                _wrapped.append((base, name, method))
-    _ensured.add(cls)
-
-
-_ensured: set[type[BaseChatModel]] = set()
-_wrapped: list[tuple[type[BaseChatModel], str, Any]] = []
-_entries: dict[str, Any] = {}
-_lock = threading.Lock()
+_HOOKS = Hooks(BaseChatModel, ENTRY, CONTRACT, _wrap)
+"""Classes of models are wrapped on their first use."""
 
 
 def install() -> None:
     """Have every chat-model class wrapped on its first use; idempotent. Nothing is routed outside Halo runs."""
     tools.install()
-    with _lock:
-        if _entries:
-            return
-        for name in ENTRY:
-            entry = getattr(BaseChatModel, name)
-            _entries[name] = entry
-            setattr(BaseChatModel, name, _entry(entry))
+    _HOOKS.install(_entry)
     from halo_adapters.langgraph.openai_route import OpenAIRoute
 
     if not any(isinstance(route, OpenAIRoute) for route in ROUTES):
@@ -273,14 +233,7 @@ def install() -> None:
 def uninstall() -> None:
     """Take every wrapper off again."""
     tools.uninstall()
-    with _lock:
-        for name, entry in _entries.items():
-            setattr(BaseChatModel, name, entry)
-        _entries.clear()
-        for cls, name, method in _wrapped:
-            setattr(cls, name, method)
-        _wrapped.clear()
-        _ensured.clear()
+    _HOOKS.uninstall()
 
 
 def _entry(entry: Any) -> Any:
@@ -289,7 +242,7 @@ def _entry(entry: Any) -> Any:
 
         @functools.wraps(entry)
         async def astream(self: BaseChatModel, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-            ensure(type(self))
+            _HOOKS.ensure(type(self))
             async for chunk in entry(self, *args, **kwargs):
                 yield chunk
 
@@ -298,14 +251,14 @@ def _entry(entry: Any) -> Any:
 
         @functools.wraps(entry)
         def stream(self: BaseChatModel, *args: Any, **kwargs: Any) -> Iterator[Any]:
-            ensure(type(self))
+            _HOOKS.ensure(type(self))
             yield from entry(self, *args, **kwargs)
 
         return stream
 
     @functools.wraps(entry)
     def call(self: BaseChatModel, *args: Any, **kwargs: Any) -> Any:  # `agenerate` returns its coroutine unchanged
-        ensure(type(self))
+        _HOOKS.ensure(type(self))
         return entry(self, *args, **kwargs)
 
     return call

@@ -12,12 +12,12 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
-from halo_adapters.langgraph.intercept import INSIDE, on_event_loop
+from halo_adapters.langgraph.intercept import INSIDE
 from halo_adapters.langgraph.session import origin_of
 from halo_adapters.langgraph.wire import call_from_payload, name_of, resolve, unroutable
 from halo_core.errors import ConfigError, EngineDiedError, EngineError, EngineStartError, PromptTooLongError
 from halo_core.pool import LLMCall
-from halo_core.runtime import SESSION, Run, get_executor
+from halo_core.runtime import SESSION, Run, get_executor, on_event_loop
 
 _FORCED: ContextVar[bool] = ContextVar("halo_sdk_forced", default=False)
 _installed: list[tuple[type, Any]] = []

@@ -15,10 +15,10 @@ from typing import Any
 
 from langchain_core.tools import BaseTool
 
+from halo_adapters.langgraph.hooks import Hooks
 from halo_core.runtime import SESSION, Run, ToolCall
 from halo_core.tools import ToolSpec, declare, signature_of, spec_of, tool_call
 
-_CONTRACT = ("_run", "_arun")
 _INJECTED = frozenset({"run_manager", "store", "tool_call_id"})
 """Arguments that LangChain puts in: they tell callers apart, not questions. State and config may be what is read."""
 
@@ -27,10 +27,6 @@ _LANGGRAPHS = ("__", "checkpoint_")
 
 _INSIDE: ContextVar[BaseTool | None] = ContextVar("halo_tool", default=None)
 """The tool whose method is under way, so that an `_arun` that calls `_run` is one call."""
-
-_entries: dict[str, Any] = {}
-_wrapped: list[tuple[type[BaseTool], str, Any]] = []
-_ensured: set[type[BaseTool]] = set()
 
 
 def tool_spec(tool: Any) -> ToolSpec | None:
@@ -47,50 +43,24 @@ def tool_spec(tool: Any) -> ToolSpec | None:
 
 def install() -> None:
     """Have the classes of tools wrapped on their first use; idempotent. Outside Halo runs nothing changes."""
-    if _entries:
-        return
-    for name in ("run", "arun"):
-        entry = getattr(BaseTool, name)
-        _entries[name] = entry
-        setattr(BaseTool, name, _entry(entry))
+    HOOKS.install(_entry)
 
 
 def uninstall() -> None:
     """Take every wrapper off again."""
-    for name, entry in _entries.items():
-        setattr(BaseTool, name, entry)
-    _entries.clear()
-    for cls, name, method in _wrapped:
-        setattr(cls, name, method)
-    _wrapped.clear()
-    _ensured.clear()
+    HOOKS.uninstall()
 
 
 def _entry(entry: Any) -> Any:
     @functools.wraps(entry)
     def call(self: BaseTool, *args: Any, **kwargs: Any) -> Any:  # `arun` returns its coroutine unchanged
-        _ensure(type(self))
+        HOOKS.ensure(type(self))
         return entry(self, *args, **kwargs)
 
     return call
 
 
-def _ensure(cls: type[BaseTool]) -> None:
-    """Wrap the contract methods where they are defined: LangChain looks at `cls._arun is BaseTool._arun`."""
-    if cls in _ensured:
-        return
-    for base in cls.__mro__:
-        if base is BaseTool or not issubclass(base, BaseTool):
-            continue
-        for name in _CONTRACT:
-            method = base.__dict__.get(name)
-            if inspect.isfunction(method) and not getattr(method, "__halo__", False):
-                setattr(base, name, _wrap(method))
-                _wrapped.append((base, name, method))
-    _ensured.add(cls)
-
-
-def _wrap(method: Callable[..., Any]) -> Callable[..., Any]:
+def _wrap(owner: type, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     wrapped: Any
     if inspect.iscoroutinefunction(method):
 
@@ -118,6 +88,10 @@ def _wrap(method: Callable[..., Any]) -> Callable[..., Any]:
     wrapped.__signature__ = inspect.signature(method)  # LangChain inspects it at every call
     result: Callable[..., Any] = wrapped
     return result
+
+
+HOOKS = Hooks(BaseTool, ("run", "arun"), ("_run", "_arun"), _wrap)
+"""Classes of tools are wrapped on their first use."""
 
 
 @contextmanager
@@ -166,8 +140,9 @@ def _configurable(config: Any) -> Any:
 def _takes_config(tool: Any) -> bool:
     """Whether the tool's own code is handed the config; LangChain's wrappers around functions always are."""
     bodies = [body for name in ("func", "coroutine") if (body := getattr(tool, name, None)) is not None]
-    return any(
-        "RunnableConfig" in str(parameter.annotation)
-        for body in bodies or [type(tool)._run, type(tool)._arun]
-        for parameter in inspect.signature(body).parameters.values()
-    )
+    return any(map(_asks_for_config, bodies or [type(tool)._run, type(tool)._arun]))
+
+
+@functools.lru_cache(maxsize=1024)
+def _asks_for_config(body: Callable[..., Any]) -> bool:
+    return any("RunnableConfig" in str(p.annotation) for p in inspect.signature(body).parameters.values())

@@ -16,7 +16,7 @@ from halo_core.cli.console import command_line, fail, say
 from halo_core.cli.interrupt import EXIT_CODE
 from halo_core.cli.options import Config, Models, configured_pool
 from halo_core.cli.script import Script
-from halo_core.cli.summary import reasons, total_of
+from halo_core.cli.summary import reasons
 from halo_core.errors import ConfigError
 from halo_core.pool import get_pool
 from halo_core.runtime import Batch, BatchStats, Executor, Journal, get_executor
@@ -116,7 +116,7 @@ def _add(stats: BatchStats, other: BatchStats) -> None:
 
 def describe(stats: BatchStats) -> str:
     """What became of a script's calls, in a line or two."""
-    total = total_of(stats)
+    total = stats.total
     seen = total.planned + stats.outside
     if not seen:
         return "halo: no model call was seen: does the script run a graph or a team?"

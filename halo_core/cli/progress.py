@@ -15,7 +15,6 @@ from rich.table import Column
 from rich.text import Text
 
 from halo_core.cli.console import err, say
-from halo_core.cli.summary import total_of
 from halo_core.runtime import Batch
 
 LOG_EVERY_S = 10.0
@@ -96,7 +95,7 @@ class Progress:
         """Calls so far, in words."""
         if self.batch is None:
             return "no calls yet"
-        total = total_of(self.batch.stats)
+        total = self.batch.stats.total
         parts = [f"{total.executed} executed", f"{total.shared} shared"]
         if total.replayed:
             parts.append(f"{total.replayed} replayed")
@@ -106,7 +105,7 @@ class Progress:
         """Generated tokens per second."""
         if self.batch is None:
             return "- tokens/s"
-        return f"{total_of(self.batch.stats).generated_tokens / max(self.elapsed_s, 1e-3):.0f} tokens/s"
+        return f"{self.batch.stats.total.generated_tokens / max(self.elapsed_s, 1e-3):.0f} tokens/s"
 
 
 class _FiguresColumn(ProgressColumn):

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from halo_core.runtime import BatchStats, OperatorStats
-
-
-def total_of(stats: BatchStats) -> OperatorStats:
-    """The sum over all operators, also while another thread still counts."""
-    total = OperatorStats()
-    for operator in list(stats.operators.values()):
-        total.add(operator)
-    return total
+from halo_core.runtime import BatchStats
 
 
 def run_table(*, rows: int, done: int, failed: int, replayed: int, stats: BatchStats, wall_s: float) -> Table:
     """Rows, calls, tokens and time of one `halo run`."""
-    total = total_of(stats)
+    total = stats.total
     table = Table(title="halo run", show_header=False, title_justify="left")
     table.add_column()
     table.add_column(justify="right")

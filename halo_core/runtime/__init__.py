@@ -4,6 +4,7 @@ from halo_core.runtime.batch import Batch, Run, row_keys
 from halo_core.runtime.executor import Executor, get_executor
 from halo_core.runtime.flight import How
 from halo_core.runtime.journal import Journal, RowResult
+from halo_core.runtime.loops import on_event_loop
 from halo_core.runtime.rows import MISSING, BatchOptions, Rows
 from halo_core.runtime.session import SESSION, ambient_run, digest
 from halo_core.runtime.stats import BatchStats, OperatorStats, ToolStats
@@ -28,5 +29,6 @@ __all__ = [
     "ambient_run",
     "digest",
     "get_executor",
+    "on_event_loop",
     "row_keys",
 ]

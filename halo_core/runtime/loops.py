@@ -1,4 +1,4 @@
-"""Iterating over an async generator from synchronous code, on an event loop in a thread of its own."""
+"""Event loops and threads: whether this is a loop's thread, and async generators from synchronous code."""
 
 from __future__ import annotations
 
@@ -10,6 +10,15 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
+
+
+def on_event_loop() -> bool:
+    """Whether the current thread runs an event loop, so that blocking it could dead-lock."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def iterate_async(make: Callable[[], AsyncIterator[T]]) -> Iterator[T]:

@@ -25,6 +25,9 @@ SLACK = 4
 MAX_ROWS = 4096
 """Rows whose last engine is remembered."""
 
+Own = dict[str, int]
+"""Engine -> chunks of a prompt that it was sent before, beyond what all rows share."""
+
 
 class Placement:
     """Where the calls of one dispatcher go. Runs on the pool's loop only."""
@@ -67,22 +70,23 @@ class Placement:
 
     def best(self, flight: Flight, stations: list[Station], *, crowded: bool) -> Station:
         """The engine that should serve `flight`; `crowded`: more calls are here than the engines decode at once."""
-        candidates = self._in_a_crowd(flight, stations) if crowded else self._with_room(flight, stations)
+        own = {s.engine.name: s.sent.depth(flight.chain) - flight.static_chunks for s in stations}
+        if crowded:
+            candidates = _loyal(own, stations) or self._affinity.homes(flight, stations)
+        else:
+            candidates = self._with_room(flight, own, stations)
         if len(candidates) == 1:
             return candidates[0]
         return min(candidates, key=lambda s: s.outlook + STICKINESS * self._cost(flight, s))
 
-    def _in_a_crowd(self, flight: Flight, stations: list[Station]) -> list[Station]:
-        return _loyal(flight, stations) or self._affinity.homes(flight, stations)
-
-    def _with_room(self, flight: Flight, stations: list[Station]) -> list[Station]:
-        level = self._level(flight, stations)
+    def _with_room(self, flight: Flight, own: Own, stations: list[Station]) -> list[Station]:
+        level = self._level(flight, own, stations)
         home = [station for station in level if station.engine.name == flight.home]
-        if home and max(_own_chunks(flight, s) for s in level) - _own_chunks(flight, home[0]) < MIN_SHARED_CHUNKS:
+        if home and max(own[s.engine.name] for s in level) - own[flight.home] < MIN_SHARED_CHUNKS:
             return home
-        return _loyal(flight, level) or home or level
+        return _loyal(own, level) or home or level
 
-    def _level(self, flight: Flight, stations: list[Station]) -> list[Station]:
+    def _level(self, flight: Flight, own: Own, stations: list[Station]) -> list[Station]:
         """The engines that may take `flight` without one having to work much longer than another in the end.
 
         A row stays where it is unless its engine has `SLACK` calls more than another, and so does a conversation that
@@ -95,26 +99,18 @@ class Placement:
         shortest = min(queues.values())
 
         def fits(station: Station) -> bool:
-            excess = queues[station.engine.name] - shortest
-            if excess <= 0:
-                return True
-            run = flight.call.origin.run
-            at_home = flight.home == station.engine.name if run else _own_chunks(flight, station) > 0
-            return at_home and excess <= SLACK
+            name = station.engine.name
+            at_home = flight.home == name if flight.call.origin.run else own[name] > 0
+            return queues[name] - shortest <= (SLACK if at_home else 0)
 
         return list(filter(fits, stations))
 
 
-def _loyal(flight: Flight, stations: list[Station]) -> list[Station]:
+def _loyal(own: Own, stations: list[Station]) -> list[Station]:
     """The engines that were sent the most of the call's conversation, unless their queues are far longer."""
-    most = max(_own_chunks(flight, station) for station in stations)
+    most = max(own[station.engine.name] for station in stations)
     if most <= 0:
         return []
     lightest = min(station.outlook for station in stations)
     worth = LOYALTY * most * CHUNK_TOKENS
-    return [s for s in stations if _own_chunks(flight, s) == most and s.outlook - lightest < worth]
-
-
-def _own_chunks(flight: Flight, station: Station) -> int:
-    """Chunks of the prompt that the engine was sent before, beyond what all rows share."""
-    return station.sent.depth(flight.chain) - flight.static_chunks
+    return [s for s in stations if own[s.engine.name] == most and s.outlook - lightest < worth]

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Self
 
 from halo_core.pool.call import Usage
 from halo_core.runtime.flight import How
 
 
+class _Counts:
+    """Numbers that can be added up field by field."""
+
+    __slots__ = ()
+
+    def add(self, other: Self) -> None:
+        """Add another's numbers to these."""
+        for name in self.__dataclass_fields__:  # type: ignore[attr-defined]
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
 @dataclass(slots=True)
-class OperatorStats:
+class OperatorStats(_Counts):
     """Calls and tokens of one operator."""
 
     executed: int = 0
@@ -46,14 +58,9 @@ class OperatorStats:
             self.avoided_prompt_tokens += usage.prompt_tokens
             self.avoided_generated_tokens += usage.generated_tokens
 
-    def add(self, other: OperatorStats) -> None:
-        """Add another operator's numbers to these."""
-        for name in self.__dataclass_fields__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-
 
 @dataclass(slots=True)
-class ToolStats:
+class ToolStats(_Counts):
     """Calls of one tool, by what became of them, and their seconds, summed over all rows."""
 
     executed: int = 0
@@ -71,11 +78,6 @@ class ToolStats:
     def planned(self) -> int:
         """Calls that the app made."""
         return self.executed + self.shared + self.failed + self.cancelled
-
-    def add(self, other: ToolStats) -> None:
-        """Add another tool's numbers to these."""
-        for name in self.__dataclass_fields__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
 @dataclass(slots=True)
@@ -121,16 +123,16 @@ class BatchStats:
 
     @property
     def total(self) -> OperatorStats:
-        """The sum over all operators."""
+        """The sum over all operators, also while another thread still counts."""
         total = OperatorStats()
-        for stats in self.operators.values():
+        for stats in list(self.operators.values()):
             total.add(stats)
         return total
 
     @property
     def tool_total(self) -> ToolStats:
-        """The sum over all tools."""
+        """The sum over all tools, also while another thread still counts."""
         total = ToolStats()
-        for stats in self.tools.values():
+        for stats in list(self.tools.values()):
             total.add(stats)
         return total

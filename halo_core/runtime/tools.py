@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from halo_core.plan import Effect
+from halo_core.runtime.loops import on_event_loop
 from halo_core.runtime.stats import ToolStats
 
 T = TypeVar("T")
@@ -108,8 +109,9 @@ class Gates:
             wanted |= {f"write {source}": 1 for source in sorted(call.sources)}
         if call.max_inflight is not None:
             wanted[f"backend {call.backend or call.tool}"] = call.max_inflight
+        gates = [self._gate(name, limit) for name, limit in wanted.items()]
         held = _HELD.get()
-        return [self._gate(name, limit) for name, limit in wanted.items() if self._gate(name, limit) not in held]
+        return [gate for gate in gates if gate not in held]
 
     def _gate(self, name: str, limit: int) -> Gate:
         with self._lock:
@@ -225,7 +227,7 @@ class ToolDesk:
 
         On the thread of an event loop nobody is waited for: the loop may be what the other call needs.
         """
-        may_wait = not _on_loop()
+        may_wait = not on_event_loop()
         while self._shares(call):
             key, future, mine = self.memo.join(call)
             if mine:
@@ -285,13 +287,22 @@ class ToolDesk:
             if writes:
                 self.memo.wrote(call.sources)
 
-    @asynccontextmanager
-    async def _passed(self, call: ToolCall) -> AsyncIterator[None]:
-        inside: list[Gate] = []
-        gates = GATES.of(call)
-        begun = time.monotonic()
+    @contextmanager
+    def _through(self, call: ToolCall) -> Iterator[tuple[list[Gate], list[Gate]]]:
+        """The gates that the call has to pass, and a list for those that it is inside of; it leaves them in the end."""
+        gates, inside = GATES.of(call), list[Gate]()
         token = _HELD.set(_HELD.get() | set(gates))
         try:
+            yield gates, inside
+        finally:
+            for gate in reversed(inside):
+                gate.leave()
+            _HELD.reset(token)
+
+    @asynccontextmanager
+    async def _passed(self, call: ToolCall) -> AsyncIterator[None]:
+        begun = time.monotonic()
+        with self._through(call) as (gates, inside):
             for gate in gates:
                 place = gate.ask()
                 try:
@@ -302,18 +313,11 @@ class ToolDesk:
                 inside.append(gate)
             self._waited(call, time.monotonic() - begun)
             yield
-        finally:
-            for gate in reversed(inside):
-                gate.leave()
-            _HELD.reset(token)
 
     @contextmanager
     def _entered(self, call: ToolCall, may_wait: bool) -> Iterator[None]:
-        inside: list[Gate] = []
-        gates = GATES.of(call)
         begun = time.monotonic()
-        token = _HELD.set(_HELD.get() | set(gates))
-        try:
+        with self._through(call) as (gates, inside):
             for gate in gates:
                 place = gate.ask()
                 if not may_wait and not place.done():
@@ -327,10 +331,6 @@ class ToolDesk:
                 inside.append(gate)
             self._waited(call, time.monotonic() - begun)
             yield
-        finally:
-            for gate in reversed(inside):
-                gate.leave()
-            _HELD.reset(token)
 
     async def _amake(self, call: ToolCall, make: Callable[[], Awaitable[T]]) -> T:
         for attempt in range(call.retries + 1):
@@ -381,11 +381,3 @@ class ToolDesk:
 
 class _Abandoned(Exception):
     """The caller that made the call for all was cancelled."""
-
-
-def _on_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True

@@ -51,7 +51,7 @@ def tool(function: Any = None, /, *, name: str = "", **hints: Any) -> Any:
     return lambda decorated: _declared(decorated, declare(name or _name(decorated), hints))
 
 
-def call_of(spec: ToolSpec, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> ToolCall:
+def _call_of(spec: ToolSpec, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> ToolCall:
     """The call that `function(*args, **kwargs)` is, for the runtime. Raises TypeError for arguments it cannot have."""
     signature = None
     if spec.shares:
@@ -84,7 +84,7 @@ def _declared(function: Any, spec: ToolSpec) -> Any:
             run = SESSION.get()
             if run is None:
                 return await function(*args, **kwargs)
-            call = call_of(spec, function, args, kwargs)
+            call = _call_of(spec, function, args, kwargs)
             return await run.batch.desk.acall(call, lambda: function(*args, **kwargs))
 
     else:
@@ -94,7 +94,7 @@ def _declared(function: Any, spec: ToolSpec) -> Any:
             run = SESSION.get()
             if run is None:
                 return function(*args, **kwargs)
-            call = call_of(spec, function, args, kwargs)
+            call = _call_of(spec, function, args, kwargs)
             return run.batch.desk.call(call, lambda: function(*args, **kwargs))
 
     setattr(wrapped, SPEC, spec)

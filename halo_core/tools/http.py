@@ -78,7 +78,6 @@ class Http:
         mattering: tuple[str, ...],
         retries: int,
         timeout_s: float,
-        transport: Any = None,
     ) -> None:
         self.base_url = base_url
         self.name = name
@@ -86,7 +85,6 @@ class Http:
         self._mattering = mattering
         self._retries = retries
         self._timeout_s = timeout_s
-        self._transport = transport
         self._client: httpx.Client | None = None
         self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = WeakKeyDictionary()
 
@@ -106,7 +104,7 @@ class Http:
             import httpx
 
             if self._client is None:
-                self._client = httpx.Client(timeout=self._timeout_s, limits=_limits(), transport=self._transport)
+                self._client = httpx.Client(timeout=self._timeout_s, limits=_limits())
             try:
                 return _answer(self._client.send(request))
             except httpx.HTTPError as error:
@@ -125,7 +123,7 @@ class Http:
             loop = asyncio.get_running_loop()  # a client belongs to one event loop, an app may have several
             client = self._clients.get(loop)
             if client is None:
-                client = httpx.AsyncClient(timeout=self._timeout_s, limits=_limits(), transport=self._transport)
+                client = httpx.AsyncClient(timeout=self._timeout_s, limits=_limits())
                 self._clients[loop] = client
             try:
                 return _answer(await client.send(request))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from halo_core.errors import HaloError
@@ -23,8 +23,6 @@ class ToolSpec:
 
     name: str
     effect: Effect = Effect.WRITE
-    declared: bool = False
-    """Whether somebody said what the effect is."""
     key: Callable[..., Any] | None = None
     """Maps a call's arguments to what makes two calls equal; None = all arguments."""
     sources: tuple[str, ...] = ()
@@ -74,7 +72,6 @@ def declare(name: str, hints: Mapping[str, Any]) -> ToolSpec:
     return ToolSpec(
         name,
         known,
-        declared=effect is not None,
         key=key,
         sources=sources,
         backend=str(hints.get("backend", "")),
@@ -87,11 +84,6 @@ def spec_of(function: Any) -> ToolSpec | None:
     """The declaration of a function or tool, None where there is none."""
     spec = getattr(function, SPEC, None)
     return spec if isinstance(spec, ToolSpec) else None
-
-
-def renamed(spec: ToolSpec, name: str) -> ToolSpec:
-    """The same tool under the name by which a model knows it."""
-    return replace(spec, name=name)
 
 
 def _count(name: str, what: str, value: Any, least: int) -> int | None:

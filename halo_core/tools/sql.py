@@ -99,16 +99,11 @@ class PostgreSQL:
                 raise SqlError(f"cannot connect to PostgreSQL: {error}") from error
         try:
             cursor = connection.execute(text, parameters)
-            rows: list[Row] = cursor.fetchall() if cursor.description else []
-        except BaseException:
-            if connection.closed:
-                raise
-            with self._lock:
-                self._idle.append(connection)
-            raise
-        with self._lock:
-            self._idle.append(connection)
-        return rows
+            return cursor.fetchall() if cursor.description else []
+        finally:
+            if not connection.closed:
+                with self._lock:
+                    self._idle.append(connection)
 
     def close(self) -> None:
         """Close all connections that are not in use."""

@@ -262,7 +262,7 @@ def test_outside_halo_tools_are_langchains_own() -> None:
     graph([look], plain=True).batch(ROWS)
     assert len(seen) == 14
     halo.uninstall()
-    assert not hasattr(StructuredTool._run, "__halo__") and not hooks._entries
+    assert not hasattr(StructuredTool._run, "__halo__") and not hooks.HOOKS.installed
 
 
 def test_the_plan_knows_the_tools_effects() -> None:
