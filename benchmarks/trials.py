@@ -72,7 +72,7 @@ class Trials:
         rows: int,
         known: str,
     ) -> None:
-        """Take a baseline's bound as known ("none" or a number, from an earlier sweep), else sweep if there is choice."""
+        """Take a bound as known ("none" or a number, of an earlier sweep), else sweep where there is choice."""
         if known:
             self.best_concurrency[repeated] = None if known == "none" else int(known)
         elif len(bounds) == 1:
