@@ -19,13 +19,12 @@ from benchmarks.balanced import BalancedChatOpenAI
 from benchmarks.measure import RunRecord, ratio, report, write
 from benchmarks.trials import Trials, bar, console, show, systems_of
 from benchmarks.workloads import tool_server, tpch, w5, w6
-from benchmarks.workloads.shape import Row, Workload, build, by_hand
+from benchmarks.workloads.shape import Models, Row, Step, Workload, build, by_hand
 from benchmarks.workloads.toolbox import Toolbox
 
 WORKLOADS = {"W5": w5.workload, "W6": w6.workload}
 SYSTEMS = ("B0", "B7", "oracle")
 SWEEP = (None, 16, 32, 64, 128)
-MODELS = ("A", "B", "C")
 
 
 @dataclass
@@ -36,8 +35,8 @@ class Bench(Trials):
     tokens: int = 24
     answers: dict[str, list[Mapping[str, str]]] = field(default_factory=dict)
 
-    def settings(self) -> dict[str, Any]:
-        """Of the chat models: fixed lengths, so that every system generates the same number of tokens."""
+    def settings(self, step: Step) -> dict[str, Any]:
+        """Of a step's chat model: fixed lengths, so that every system generates the same number of tokens."""
         return {
             "temperature": 0,
             "max_tokens": self.tokens,
@@ -53,21 +52,29 @@ class Bench(Trials):
         import halo_adapters.langgraph as halo
 
         halo.install()
-        models = {name: ChatOpenAI(model=f"model-{name.lower()}", **self.settings()) for name in MODELS}
-        app: Any = build(self.workload, models).compile(backend="halo", name=self.workload.name)  # type: ignore[call-arg]
+        app: Any = build(
+            self.workload, lambda step: ChatOpenAI(model=f"model-{step.model.lower()}", **self.settings(step))
+        ).compile(backend="halo", name=self.workload.name)  # type: ignore[call-arg]
         record = RunRecord("halo", 0)
         with self.counted(record):
             outs = asyncio.run(app.abatch(rows))
         stats = app.last_run.stats
         record.calls_executed, record.calls_shared = stats.total.executed, stats.total.shared
         record.extra = {"tools_executed": stats.tool_total.executed, "tools_shared": stats.tool_total.shared}
-        self.answers.setdefault("halo", [out["answers"] for out in outs])
+        self.answers.setdefault("halo", list(map(self.workload.answers, outs)))
         return record
 
-    def balanced(self) -> dict[str, Any]:
-        """The baselines' models: shortest queue over the engines, one client for all three names."""
-        settings = {**self.settings(), "model": shared.MODEL}
-        return dict.fromkeys(MODELS, BalancedChatOpenAI.over(shared.base_urls(self.pool), **settings))
+    def balanced(self) -> Models:
+        """The baselines' models: shortest queue over the engines, the same clients for all three names."""
+        urls, clients = shared.base_urls(self.pool), dict[int, Any]()
+
+        def model(step: Step) -> Any:
+            settings = {**self.settings(step), "model": shared.MODEL}
+            if settings["max_tokens"] not in clients:
+                clients[settings["max_tokens"]] = BalancedChatOpenAI.over(urls, **settings)
+            return clients[settings["max_tokens"]]
+
+        return model
 
     def b0(self, rows: list[Row], concurrency: int | None) -> RunRecord:
         """The app on plain LangGraph."""
@@ -77,7 +84,7 @@ class Bench(Trials):
             outs = asyncio.run(app.abatch(rows, {"max_concurrency": concurrency} if concurrency else None))
         record.calls_executed = self.workload.calls * len(rows)
         if len(rows) >= len(self.answers.get("B0", ())):
-            self.answers["B0"] = [out["answers"] for out in outs]
+            self.answers["B0"] = list(map(self.workload.answers, outs))
         return record
 
     def b7(self, rows: list[Row]) -> RunRecord:

@@ -111,12 +111,12 @@ def parameters(query: str, row: Row) -> dict[str, Any]:
 _INPUT = re.compile(r"region=(?P<region>[A-Z ]+) segment=(?P<segment>[A-Z]+) year=(?P<year>\d{4})")
 
 
-def rule(row: Row) -> Row:
+def rule(text: str) -> Row:
     """The workloads' regex rule: the parameters out of the input. Raises ValueError for another input."""
-    found = _INPUT.fullmatch(row["input"])
+    found = _INPUT.fullmatch(text)
     if found is None:
-        raise ValueError(f"not an input of this workload: {row['input']!r}")
-    return {**row, **found.groupdict(), "year": int(found["year"])}
+        raise ValueError(f"not an input of this workload: {text!r}")
+    return {**found.groupdict(), "year": int(found["year"])}
 
 
 def rows(count: int, distinct: bool, seed: int) -> list[Row]:
