@@ -8,4 +8,5 @@ BENCHMARKS = {
     "W5": "benchmarks.workloads.bench:run_w5",
     "W6": "benchmarks.workloads.bench:run_w6",
     "consolidate": "benchmarks.consolidate:main",
+    "report": "benchmarks.report:main",
 }

@@ -105,7 +105,7 @@ def build(workload: Workload, models: Models, *, sync: bool = False) -> StateGra
         node: Any = (_node if sync else _anode)(step, models(step))
         # Beside asking its model, a node only looks things up.
         builder.add_node(step.name, node, input_schema=given, metadata={"halo": {"effect": "read"}})
-        builder.add_edge([*step.needs] if step.needs else first, step.name)
+        builder.add_edge([*step.needs] if len(step.needs) > 1 else (step.needs or (first,))[0], step.name)
         if step.name not in read:
             builder.add_edge(step.name, END)
     return builder

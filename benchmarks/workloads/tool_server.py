@@ -1,4 +1,4 @@
-"""The HTTP tools of W5 and W6: a real local server that waits as the paper's do, then answers from the database.
+"""The HTTP tools of the workloads: a real local server that waits as the paper's do, then answers from the database.
 
 Latency is drawn Gamma(mean/2, scale 2) seconds (`workloads.md`), times a factor, drawn by the URL: equal requests
 wait equally.
@@ -6,21 +6,21 @@ wait equally.
 
 from __future__ import annotations
 
+import importlib
 import json
 import random
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from subprocess import PIPE, Popen
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from benchmarks.workloads.tpch import QUERIES
-
 MEAN_S = 6.0
+"""Of W5 and W6."""
 
 
 def latency_s(url: str, mean_s: float, scale: float) -> float:
@@ -29,9 +29,15 @@ def latency_s(url: str, mean_s: float, scale: float) -> float:
 
 
 @contextmanager
-def running(database: str, latency_scale: float) -> Iterator[str]:
-    """A server in a process of its own; yields its address."""
-    command = [sys.executable, "-m", __name__, database, str(latency_scale)]
+def running(
+    database: str, latency_scale: float, queries: str = "benchmarks.workloads.tpch", mean_s: float = MEAN_S
+) -> Iterator[str]:
+    """A server in a process of its own; yields its address.
+
+    queries: the module whose QUERIES it answers.
+    mean_s: mean latency before the factor.
+    """
+    command = [sys.executable, "-m", __name__, database, str(latency_scale), queries, str(mean_s)]
     with Popen(command, stdin=PIPE, stdout=PIPE, text=True) as process:
         assert process.stdout is not None
         address = process.stdout.readline().strip()
@@ -48,6 +54,8 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     connection_: Any = None
+    queries: Mapping[str, tuple[str, tuple[str, ...]]]
+    mean_s = MEAN_S
     scale = 1.0
     count = 0
     lock = threading.Lock()
@@ -59,15 +67,15 @@ class Handler(BaseHTTPRequestHandler):
         if name == "count":
             self._say(200, Handler.count)
             return
-        if name not in QUERIES:
+        if name not in self.queries:
             self._say(404, f"no query {name}")
             return
         with Handler.lock:
             Handler.count += 1
-        text, names = QUERIES[name]
+        text, names = self.queries[name]
         given = {key: values[0] for key, values in parse_qs(url.query).items()}
         values = {key: int(given[key]) if key == "year" else given[key] for key in names}
-        time.sleep(latency_s(self.path, MEAN_S, self.scale))
+        time.sleep(latency_s(self.path, self.mean_s, self.scale))
         cursor = self.connection_.cursor()
         cursor.execute(text, values)
         columns = [column[0] for column in cursor.description]
@@ -96,9 +104,10 @@ def main() -> None:
     """Serve until the parent is gone."""
     import duckdb
 
-    database, scale = sys.argv[1:]
+    database, scale, queries, mean_s = sys.argv[1:]
     Handler.connection_ = duckdb.connect(database, read_only=True)
-    Handler.scale = float(scale)
+    Handler.queries = importlib.import_module(queries).QUERIES
+    Handler.mean_s, Handler.scale = float(mean_s), float(scale)
     server = Server(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print(f"http://127.0.0.1:{server.server_address[1]}", flush=True)

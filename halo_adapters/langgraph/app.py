@@ -9,11 +9,12 @@ from concurrent.futures import Executor as ThreadExecutor
 from typing import TYPE_CHECKING, Any
 
 from halo_adapters.langgraph import threads
+from halo_core.errors import LiftError
 
 if TYPE_CHECKING:
     from halo_adapters.langgraph.batching import BatchReport
     from halo_adapters.langgraph.native import NativeGraph
-    from halo_core.plan import Plan
+    from halo_core.plan import Plan, Start
 
 logger = logging.getLogger(__name__)
 
@@ -22,12 +23,21 @@ class App:
     """A small handle: engines live in the process's pool, so that graphs can be copied per request."""
 
     def __init__(
-        self, app: Any, *, native: bool = True, merge: bool = True, window: int | None = None, name: str | None = None
+        self,
+        app: Any,
+        *,
+        native: bool = True,
+        merge: bool = True,
+        overlap: bool = True,
+        window: int | None = None,
+        name: str | None = None,
     ) -> None:
-        """`native`: bypass Pregel where that is exact; `merge`: single-flight equal deterministic calls;
-        `window`: upper bound of rows at a time; `name`: of the plan, the graph's own by default."""
+        """`native`: bypass Pregel where that is exact; `merge`: single-flight equal deterministic calls; `overlap`:
+        start nodes before their superstep, and lookups before their node, where the plan proves that nobody can tell
+        (native graphs only); `window`: upper bound of rows at a time; `name`: of the plan, by default the graph's."""
         self.name = name or app.get_name()
         self.merge = merge
+        self.overlap = overlap
         self.window = window
         self.last_report: BatchReport | None = None
         self.threads: ThreadExecutor = threads.pool()
@@ -57,7 +67,7 @@ class App:
             self._judged = True
             self._reason = native.ineligible(app)
             if self._reason is None:
-                self._native_graph = native.NativeGraph(app, self.threads)
+                self._native_graph = native.NativeGraph(app, self.threads, self.starts(app))
             logger.debug("%s runs on %s", self.name, self._reason or "the native executor")
         options = {name: value for name, value in kwargs.items() if name != "context"}
         if self._native_graph is None or native.ineligible_call(config, **options) is not None:
@@ -78,6 +88,17 @@ class App:
 
             self._plan = lift(app, name=self.name)
         return self._plan
+
+    def starts(self, app: Any) -> dict[str, Start]:
+        """When the graph's nodes may start, as far as that is certain; empty without overlap or plan."""
+        from halo_core.plan import starts
+
+        if not self.overlap:
+            return {}
+        try:
+            return starts(self.plan(app))
+        except LiftError:
+            return {}
 
     def explain(self, app: Any, rows: Sequence[Any] | None) -> str:
         """The plan as text, and what `rows` would share."""

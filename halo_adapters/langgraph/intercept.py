@@ -18,7 +18,7 @@ from langchain_core.language_models.chat_models import BaseChatModel
 
 from halo_adapters.langgraph import tools
 from halo_adapters.langgraph.hooks import Hooks
-from halo_core.runtime import SESSION, Run, on_event_loop
+from halo_core.runtime import SESSION, Run, not_ahead, on_event_loop
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +89,7 @@ def _route(
     """The route for this call and the run that makes it, or None where the original method is to be called."""
     if INSIDE.get():
         return None
+    not_ahead()
     run = SESSION.get()
     if run is None:
         _count_outside(model, owner, method)

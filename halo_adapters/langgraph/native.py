@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextvars import copy_context
 from importlib.metadata import version
@@ -26,8 +26,10 @@ from langgraph.pregel import Pregel
 from langgraph.types import Command
 
 from halo_core.errors import LiftError
+from halo_core.plan import Start
 
 try:
+    from halo_adapters.langgraph.native_ahead import Ahead, candidates
     from halo_adapters.langgraph.native_calls import acall, call
     from halo_adapters.langgraph.native_channels import NativeTask
     from halo_adapters.langgraph.native_plan import NotNative, graph_plan
@@ -152,12 +154,18 @@ class NativeGraph:
     The functions of the graph are read when this is built: a node replaced afterwards is not seen.
     """
 
-    def __init__(self, app: CompiledStateGraph[Any, Any, Any, Any], executor: Executor) -> None:
+    def __init__(
+        self,
+        app: CompiledStateGraph[Any, Any, Any, Any],
+        executor: Executor,
+        starts: Mapping[str, Start] | None = None,
+    ) -> None:
         """
         Args:
             app: an eligible graph.
             executor: runs synchronous nodes of `ainvoke`, and parallel tasks of `invoke`. Context variables are
                 copied into it. Invocations never wait in it for one another.
+            starts: which nodes need not wait for their superstep; none may start early without.
 
         Raises:
             LiftError: the graph is not eligible; the message has the reason.
@@ -166,6 +174,7 @@ class NativeGraph:
             raise LiftError(f"graph {app.get_name()!r} cannot run natively: {reason}; run it with app.ainvoke")
         self.app = app
         self._plan = graph_plan(app, executor)
+        self.candidates = candidates(self._plan, starts or {})
         self._threads: WeakKeyDictionary[asyncio.AbstractEventLoop, ThreadCalls] = WeakKeyDictionary()
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, *, context: Any = None) -> Any:
@@ -180,17 +189,26 @@ class NativeGraph:
         if threads is None:
             threads = self._threads[loop] = ThreadCalls(loop, self._plan.executor)
         run = NativeRun(self._plan, input, config, context, AsyncCallbackManager, acall, loop, threads)
+        ahead = run.ahead = Ahead(run, self.candidates) if self.candidates.nodes else None
         try:
             while tasks := run.tick():
+                if ahead is not None:
+                    tasks = ahead.taken_over(tasks)
                 try:
                     await _asuperstep(run, tasks)
                 except GraphInterrupt:
                     run.after_interrupt(tasks)
                     break
                 run.after_tick(tasks)
+                if ahead is not None:
+                    ahead.committed(tasks)
         except (StopIteration, StopAsyncIteration) as error:
             # Pregel is an async generator, through which these two cannot pass
             raise RuntimeError(f"async generator raised {type(error).__name__}") from error
+        finally:
+            if ahead is not None:
+                run.ahead = None  # they hold each other
+                await ahead.aclose()
         return run.result()
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, *, context: Any = None) -> Any:
@@ -202,16 +220,25 @@ class NativeGraph:
         if isinstance(input, Command | Runnable):
             return Pregel.invoke(self.app, input, config, context=context)
         run = NativeRun(self._plan, input, config, context, CallbackManager, call)
+        ahead = run.ahead = Ahead(run, self.candidates) if self.candidates.nodes else None
         try:
             while tasks := run.tick():
+                if ahead is not None:
+                    tasks = ahead.taken_over(tasks)
                 try:
                     _superstep(run, tasks)
                 except GraphInterrupt:
                     run.after_interrupt(tasks)
                     break
                 run.after_tick(tasks)
+                if ahead is not None:
+                    ahead.committed(tasks)
         except StopIteration as error:
             raise RuntimeError("generator raised StopIteration") from error  # Pregel is a generator
+        finally:
+            if ahead is not None:
+                run.ahead = None
+                ahead.close()
         return run.result()
 
 
@@ -225,7 +252,7 @@ async def _asuperstep(run: NativeRun, tasks: Sequence[NativeTask]) -> None:
     try:
         if len(tasks) == 1:
             try:
-                await arun_task(run, tasks[0])
+                await _atask(run, tasks[0])
             except Exception:
                 if run.calls is not None:
                     await run.calls.drain()
@@ -240,18 +267,31 @@ async def _asuperstep(run: NativeRun, tasks: Sequence[NativeTask]) -> None:
             run.calls = None
 
 
+def _atask(run: NativeRun, task: NativeTask) -> Awaitable[None]:
+    """The task's end, wherever it began."""
+    if run.ahead is None:
+        return arun_task(run, task)
+    handle = run.ahead.handle(task)
+    return _told(run, task) if handle is None else handle
+
+
+async def _told(run: NativeRun, task: NativeTask) -> None:
+    await arun_task(run, task)
+    run.ahead.ended(task)
+
+
 async def _gated(gate: asyncio.Semaphore, run: NativeRun, task: NativeTask) -> None:
     async with gate:
-        await arun_task(run, task)
+        await _atask(run, task)
 
 
 async def _agather(run: NativeRun, tasks: Sequence[NativeTask]) -> None:
     loop = asyncio.get_running_loop()
     gate = asyncio.Semaphore(run.max_concurrency) if run.max_concurrency else None
-    futures = [
-        loop.create_task(_gated(gate, run, task) if gate else arun_task(run, task), name=task.node.name)
-        for task in tasks
-    ]
+    futures: list[asyncio.Task[None]] = []
+    for task in tasks:
+        work: Any = _gated(gate, run, task) if gate else _atask(run, task)
+        futures.append(work if isinstance(work, asyncio.Task) else loop.create_task(work, name=task.node.name))
     pending: set[asyncio.Task[None]] = set(futures)
     failure: BaseException | None = None
     try:
@@ -289,13 +329,27 @@ def _failure(futures: Sequence[asyncio.Task[None] | Future[None]], *, fatal: boo
 def _superstep(run: NativeRun, tasks: Sequence[NativeTask]) -> None:
     try:
         if len(tasks) == 1:
-            run_task(run, tasks[0])
+            _task(run, tasks[0])
         else:
             _gather(run, tasks)
     finally:
         if run.calls is not None:
             run.calls.drain()
             run.calls = None
+
+
+def _task(run: NativeRun, task: NativeTask) -> None:
+    """Run the task here, or wait for its end where it has begun already."""
+    ahead = run.ahead
+    handle = ahead.handle(task) if ahead is not None else None
+    if handle is not None and not handle.cancel():
+        handle.result()
+        return
+    if handle is not None:
+        ahead.dropped(task)
+    run_task(run, task)
+    if ahead is not None:
+        ahead.ended(task)
 
 
 class _Share:
@@ -321,7 +375,7 @@ class _Share:
         """Run tasks until none is left or one has failed."""
         while (index := self.take()) is not None:
             try:
-                copy_context().run(run_task, run, self.tasks[index])
+                copy_context().run(_task, run, self.tasks[index])
             except BaseException as error:
                 self.results[index] = error
                 if not isinstance(error, GraphBubbleUp):

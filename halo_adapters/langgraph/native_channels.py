@@ -36,12 +36,27 @@ IGNORED_WRITES = frozenset({NO_WRITES, PUSH, RESUME, INTERRUPT, RETURN, ERROR, E
 class NativeTask:
     """One execution of one node in one superstep."""
 
-    __slots__ = ("id", "input", "node", "ns", "path", "scratchpad", "sort_key", "timeout", "triggers", "writes")
+    __slots__ = (
+        "checkpoint_id",
+        "id",
+        "input",
+        "node",
+        "ns",
+        "path",
+        "scratchpad",
+        "sort_key",
+        "step",
+        "timeout",
+        "triggers",
+        "writes",
+    )
 
     def __init__(
         self,
         node: NodePlan,
         input: Any,
+        step: int,
+        checkpoint_id: str,
         id: str,
         path: tuple[Any, ...],
         sort_key: str,
@@ -50,6 +65,8 @@ class NativeTask:
         timeout: TimeoutPolicy | None = None,
     ) -> None:
         self.node = node
+        self.step = step
+        self.checkpoint_id = checkpoint_id
         self.input = input
         self.id = id
         self.ns = f"{node.name}:{id}"

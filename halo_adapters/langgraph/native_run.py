@@ -55,6 +55,11 @@ def _no_resume(consume: bool = False) -> Any:
     return None
 
 
+def _task_id(checkpoint_id: str, key: bytes) -> str:
+    digits = xxh3_128_hexdigest(checkpoint_id.encode() + key)
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
 make_scratchpad = frozen_maker(
     PregelScratchpad,
     "step",
@@ -71,6 +76,7 @@ class NativeRun:
     """One invocation of a graph. Holds no config of a task, so that a finished run is freed by reference counting."""
 
     __slots__ = (
+        "ahead",
         "call",
         "calls",
         "checkpoint_id",
@@ -126,6 +132,8 @@ class NativeRun:
         self.loop = loop
         self.threads = threads
         self.calls: Any = None
+        self.ahead: Any = None
+        """What of later supersteps is under way already, an `Ahead` where the plan allows any."""
         self.context = _coerce_context(plan.app.context_schema, context) or None
         self.control = RunControl()
         self._read_config(full)
@@ -239,9 +247,13 @@ class NativeRun:
 
     def _next_checkpoint(self) -> None:
         """A fresh checkpoint id, a version 6 UUID like LangGraph's own; nothing is stored under it."""
-        head, tail = self.id_parts
-        self.checkpoint_id = f"{head}{0x8000 | (self.step & 0x3FFF):04x}{tail}"
+        self.checkpoint_id = self.checkpoint_at(self.step)
         self.step += 1
+
+    def checkpoint_at(self, step: int) -> str:
+        """The id of the checkpoint after `step`; tasks of the next step start from it."""
+        head, tail = self.id_parts
+        return f"{head}{0x8000 | (step & 0x3FFF):04x}{tail}"
 
     # what runs next
 
@@ -272,16 +284,21 @@ class NativeRun:
                 tasks.append(task)
         return tasks
 
-    def _task_id(self, key: bytes) -> str:
-        digits = xxh3_128_hexdigest(self.checkpoint_id.encode() + key)
-        return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
-
-    def _scratchpad(self) -> PregelScratchpad:
+    def scratchpad(self, step: int) -> PregelScratchpad:
+        """What a task of that step counts with."""
         counter = LazyAtomicCounter
-        return make_scratchpad(self.step, self.stop, counter(), counter(), [], _no_resume, counter())
+        return make_scratchpad(step, self.stop, counter(), counter(), [], _no_resume, counter())
+
+    def pulled(self, node: NodePlan, value: Any, step: int, scratchpad: PregelScratchpad) -> NativeTask:
+        """The task of a triggered node in that step, given its input."""
+        checkpoint_id = self.checkpoint_id if step == self.step else self.checkpoint_at(step - 1)
+        task_id = _task_id(checkpoint_id, b"%b%d%b" % (node.hash_head, step, node.hash_tail))
+        return NativeTask(
+            node, value, step, checkpoint_id, task_id, node.path, node.sort_key, node.triggers, scratchpad
+        )
 
     def _pull_task(self, node: NodePlan, inputs: dict[Any, Any]) -> NativeTask | None:
-        scratchpad = self._scratchpad()
+        scratchpad = self.scratchpad(self.step)
         try:
             value = self._node_input(node, inputs, scratchpad)
         except Exception as error:
@@ -289,8 +306,7 @@ class NativeRun:
             raise
         if value is MISSING:
             return None
-        task_id = self._task_id(b"%b%d%b" % (node.hash_head, self.step, node.hash_tail))
-        return NativeTask(node, value, task_id, node.path, node.sort_key, node.triggers, scratchpad)
+        return self.pulled(node, value, self.step, scratchpad)
 
     def _node_input(self, node: NodePlan, inputs: dict[Any, Any], scratchpad: PregelScratchpad) -> Any:
         key = node.pregel.input_cache_key
@@ -313,8 +329,17 @@ class NativeRun:
         if node is None:
             logger.warning(f"Ignoring unknown node name {packet.node} in pending sends")
             return None
-        task_id = self._task_id(b"%b%d%b%b%d" % (node.hash_head, self.step, node.hash_head, PUSH.encode(), index))
+        key = b"%b%d%b%b%d" % (node.hash_head, self.step, node.hash_head, PUSH.encode(), index)
         path = (PUSH, index, False)
         return NativeTask(
-            node, packet.arg, task_id, path, task_path_str(path), (PUSH,), self._scratchpad(), packet.timeout
+            node,
+            packet.arg,
+            self.step,
+            self.checkpoint_id,
+            _task_id(self.checkpoint_id, key),
+            path,
+            task_path_str(path),
+            (PUSH,),
+            self.scratchpad(self.step),
+            packet.timeout,
         )

@@ -72,7 +72,7 @@ class Scope:
     def __init__(self, run: NativeRun, task: NativeTask) -> None:
         node = task.node
         own: dict[str, Any] = {
-            "langgraph_step": run.step,
+            "langgraph_step": task.step,
             "langgraph_node": node.name,
             "langgraph_triggers": task.triggers,
             "langgraph_path": task.path,
@@ -89,7 +89,7 @@ class Scope:
         self.manager = run.manager
         self.tags = [*run.tags, *node.pregel.tags] if node.pregel.tags else run.tags
         self.run_id = uuid7()
-        info = make_info(run.checkpoint_id, task.ns, task.id, run.thread_id, run.run_id, 1, time.time())
+        info = make_info(task.checkpoint_id, task.ns, task.id, run.thread_id, run.run_id, 1, time.time())
         self.runtime = make_runtime(run.context, None, discard, HEARTBEAT, None, info, None, run.control)
         config: RunnableConfig = {
             **run.rest,  # type: ignore[typeddict-item]
@@ -108,7 +108,7 @@ class Scope:
                     PregelTaskWrites(task.path, node.name, task.writes, task.triggers),
                 ),
                 CONFIG_KEY_CHECKPOINTER: None,
-                CONFIG_KEY_CHECKPOINT_MAP: {"": run.checkpoint_id},
+                CONFIG_KEY_CHECKPOINT_MAP: {"": task.checkpoint_id},
                 CONFIG_KEY_CHECKPOINT_ID: None,
                 CONFIG_KEY_CHECKPOINT_NS: task.ns,
                 CONFIG_KEY_SCRATCHPAD: task.scratchpad,
@@ -168,7 +168,7 @@ def arguments(function: FunctionPlan, config: RunnableConfig, runtime: Runtime[A
 
 def executable(run: NativeRun, task: NativeTask, scope: Scope) -> PregelExecutableTask:
     """The task as LangGraph's own runner knows it, for the rare paths that are left to LangGraph's code."""
-    callbacks = scope.callbacks(uuid7(), [*scope.tags, f"graph:step:{run.step}"])
+    callbacks = scope.callbacks(uuid7(), [*scope.tags, f"graph:step:{task.step}"])
     config: RunnableConfig = {**scope.config, "callbacks": callbacks, "run_name": task.node.name}
     proc = task.node.pregel.node
     assert proc is not None

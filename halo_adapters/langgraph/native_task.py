@@ -44,9 +44,10 @@ async def _arecurse(result: Runnable[Any, Any], value: Any, config: RunnableConf
     return await result.ainvoke(value, config)
 
 
-def _acall_function(
+def call_function(
     run: NativeRun, function: FunctionPlan, value: Any, kwargs: dict[str, Any], context: Context
 ) -> Awaitable[Any]:
+    """Start a function in `context`, on the loop or in a thread; what is returned gives its result."""
     if function.afunc is not None:
         return asyncio.get_running_loop().create_task(_await(function.afunc, value, kwargs), context=context)
     assert function.func is not None
@@ -68,7 +69,7 @@ async def _anode(run: NativeRun, task: NativeTask, scope: Scope) -> Any:
             result = await step.ainvoke(result, scope.step_config(position))
         return result
     kwargs = arguments(node.function, scope.config, scope.runtime)
-    result = await _acall_function(run, node.function, task.input, kwargs, context)
+    result = await call_function(run, node.function, task.input, kwargs, context)
     if type(result) is not dict and node.function.recurse and isinstance(result, Runnable):
         result = await asyncio.get_running_loop().create_task(
             _arecurse(result, task.input, scope.config), context=context
@@ -113,7 +114,7 @@ async def _abranch(run: NativeRun, task: NativeTask, scope: Scope, branch: Branc
         choice = await branch.spec.path.ainvoke(value, given)
     else:
         kwargs = arguments(function, given, scope.runtime)
-        choice = await _acall_function(run, function, value, kwargs, context_with(ambient))
+        choice = await call_function(run, function, value, kwargs, context_with(ambient))
         if type(choice) is not str and function.recurse and isinstance(choice, Runnable):
             choice = await choice.ainvoke(value, given)
     written = branch.spec._finish(branch.publish, result, choice, given)
@@ -195,7 +196,8 @@ async def arun_task(run: NativeRun, task: NativeTask) -> None:
             error.add_note(f"During task with name '{node.name}' and id '{task.id}'")
             raise
     except GraphInterrupt as interrupt:
-        run.note_interrupt(task, interrupt)
+        if task.step == run.step:  # else it is noted when its step begins
+            run.note_interrupt(task, interrupt)
         raise
     _settle(task)
 
@@ -236,7 +238,8 @@ def run_task(run: NativeRun, task: NativeTask) -> None:
             error.add_note(f"During task with name '{node.name}' and id '{task.id}'")
             raise
     except GraphInterrupt as interrupt:
-        run.note_interrupt(task, interrupt)
+        if task.step == run.step:  # else it is noted when its step begins
+            run.note_interrupt(task, interrupt)
         raise
     _settle(task)
 

@@ -34,8 +34,34 @@ def explain(handle: App, app: Any, rows: Sequence[Any] | None) -> str:
         for where, graph in nested(app):
             lines += ["", f"inside {where!r}:", _inner(graph)]
     why = handle.why_not_native(app)
+    lines += _overlap(handle, app)
     lines += ["", "runs on: " + ("Halo's native executor" if why is None else f"LangGraph's own executor ({why})")]
     return "\n".join([*lines, *_models(app)])
+
+
+def _overlap(handle: App, app: Any) -> list[str]:
+    """For each node that a barrier holds back whether it waits, and why; and whose lookups begin early."""
+    try:
+        barriers = handle.plan(app).barriers
+    except LiftError:
+        return []
+    native = handle.native_for(app, None, {})
+    starts = handle.starts(app)
+    lines: list[str] = []
+    for name in dict.fromkeys(name for barrier in barriers for name in barrier.before):
+        if native is None or not starts:
+            reason = "overlap=False" if native is not None else "only Halo's native executor can relax it"
+        elif name not in starts:
+            reason = "only running tells whether it runs, and when"
+        else:
+            reason = native.candidates.why_not.get(name) or ("" if starts[name].without else "it reads from all before")
+        without = ", ".join(starts[name].without) if not reason else ""
+        lines.append(f"  {name}: " + (f"stays: {reason}" if reason else f"relaxed: does not wait for {without}"))
+    looks = [candidate.node.name for candidate in native.candidates.nodes if candidate.looks] if native else []
+    return [
+        *(["", "barriers:", *lines] if lines else []),
+        *(["", f"lookups in these begin as soon as what they need is known: {', '.join(looks)}"] if looks else []),
+    ]
 
 
 def _inner(graph: Any) -> str:

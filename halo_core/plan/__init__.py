@@ -18,6 +18,7 @@ from halo_core.plan.operators import (
     ToolSchema,
     effect_of,
 )
+from halo_core.plan.overlap import Start, starts
 from halo_core.plan.plan import Plan
 from halo_core.plan.prompt import LiteralText, Message, MessagesSlot, PromptTemplate, Segment, Slot
 from halo_core.plan.text import to_text
@@ -50,6 +51,7 @@ __all__ = [
     "Segment",
     "Slot",
     "Source",
+    "Start",
     "StateKey",
     "ToolOperator",
     "ToolSchema",
@@ -57,5 +59,6 @@ __all__ = [
     "consolidate",
     "critical_path",
     "effect_of",
+    "starts",
     "to_text",
 ]

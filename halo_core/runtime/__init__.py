@@ -1,16 +1,18 @@
 """The runtime: admission, single-flight, dispatch, journal, rows and results. Knows no framework."""
 
 from halo_core.runtime.batch import Batch, Run, row_keys
+from halo_core.runtime.current import LOOKING, SESSION, Look, NotYet, not_ahead
 from halo_core.runtime.executor import Executor, get_executor
 from halo_core.runtime.flight import How
 from halo_core.runtime.journal import Journal, RowResult
 from halo_core.runtime.loops import on_event_loop
 from halo_core.runtime.rows import MISSING, BatchOptions, Rows
-from halo_core.runtime.session import SESSION, ambient_run, digest
+from halo_core.runtime.session import ambient_run, digest
 from halo_core.runtime.stats import BatchStats, OperatorStats, ToolStats
 from halo_core.runtime.tools import ToolCall, ToolDesk
 
 __all__ = [
+    "LOOKING",
     "MISSING",
     "SESSION",
     "Batch",
@@ -19,6 +21,8 @@ __all__ = [
     "Executor",
     "How",
     "Journal",
+    "Look",
+    "NotYet",
     "OperatorStats",
     "RowResult",
     "Rows",
@@ -29,6 +33,7 @@ __all__ = [
     "ambient_run",
     "digest",
     "get_executor",
+    "not_ahead",
     "on_event_loop",
     "row_keys",
 ]

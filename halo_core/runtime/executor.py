@@ -18,6 +18,7 @@ from halo_core.pool.loop import mailbox_of
 from halo_core.pool.pool import EnginePool, get_pool
 from halo_core.runtime.admission import Admission
 from halo_core.runtime.batch import Batch, RowKeys, Run
+from halo_core.runtime.current import not_ahead
 from halo_core.runtime.dispatch import Dispatcher
 from halo_core.runtime.flight import Flight, How, JournalKey, MergeKey, Waiter
 from halo_core.runtime.journal import Journal
@@ -89,7 +90,7 @@ class Executor:
         journal = self._journals.pop(batch.number, None)
         if journal is not None and journal.failed is not None:
             batch.errors.append(str(journal.failed))
-        batch.desk.memo.clear()
+        batch.desk.close()
         self._mail.post(batch.memo.clear)
 
     def ambient(self, *, pin: bool = False) -> Batch:
@@ -285,6 +286,7 @@ class Executor:
         on_done: Callable[[Completion | None, BaseException | None], None],
         on_chunk: Callable[[bytes], None] | None = None,
     ) -> Waiter:
+        not_ahead()
         # Hashing and prompt text are done on the caller's thread: the pool's loop only moves things.
         waiter = Waiter(call, on_done, lambda w, how, usage: self._tally(run, w, how, usage), on_chunk)
         prompt = Prompt.of(call.body)

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from halo_core.runtime.batch import Batch, Run
+from halo_core.runtime.current import SESSION
 from halo_core.runtime.executor import Executor, get_executor
 from halo_core.runtime.journal import Journal
-from halo_core.runtime.session import SESSION
 
 WORKERS = 256
 """Rows that may be under way or waiting for admission at a time; bounds tasks, threads and memory."""

@@ -1,18 +1,14 @@
-"""The session: which run of which batch the current code belongs to."""
+"""Runs of calls that are made outside any, and what identifies a row."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from hashlib import blake2b
 
 from halo_core.runtime.batch import Run
 from halo_core.runtime.executor import get_executor
-
-SESSION: ContextVar[Run | None] = ContextVar("halo_run", default=None)
-"""The run of the current task or thread. Frameworks copy contexts into the tasks and threads that they start."""
 
 
 def digest(text: str) -> str:

@@ -64,6 +64,8 @@ class ToolStats(_Counts):
     """Calls of one tool, by what became of them, and their seconds, summed over all rows."""
 
     executed: int = 0
+    ahead: int = 0
+    """Of those executed: begun before the step that asked for it, by looking ahead."""
     shared: int = 0
     """Answered by an equal call of the batch."""
     failed: int = 0

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from halo_core.plan import Effect
+from halo_core.runtime.current import LOOKING, SESSION, not_ahead
 from halo_core.runtime.loops import on_event_loop
 from halo_core.runtime.stats import ToolStats
 
@@ -43,6 +44,15 @@ class ToolCall:
     backend: str = ""
     max_inflight: int | None = None
     retries: int = 0
+
+
+Observer = Callable[[ToolCall, Callable[[], Any]], object]
+
+OBSERVERS: list[Observer] = []
+"""Hear of every write, and other calls that no equal one answers, before it is made, in the caller's context.
+
+They get the call and the function that makes it. What they raise, the caller gets instead of a result.
+"""
 
 
 class Gate:
@@ -197,11 +207,22 @@ class ToolDesk:
         self.memo = ToolMemo(keep_reads=keep_reads)
         self._stats = stats
         self._counting = threading.Lock()
+        self._unclaimed: set[tuple[Any, ...]] = set()
+        """Results got by looking ahead that no real call has asked for yet."""
+        self._met: dict[tuple[Any, ...], Exception] = {}
+        """(run, tool, signature) -> what looking ahead met there."""
+
+    def close(self) -> None:
+        """Drop all that is kept."""
+        self.memo.clear()
+        self._unclaimed.clear()
+        self._met.clear()
 
     # Two of each: the rules are the same, but a thread waits in another way than a task does.
 
     async def acall(self, call: ToolCall, make: Callable[[], Awaitable[T]]) -> T:
         """Make the call, or wait for an equal one; from a task. Raises what the tool raises."""
+        self._meet(call)
         while self._shares(call):
             key, future, mine = self.memo.join(call)
             if mine:
@@ -213,11 +234,14 @@ class ToolDesk:
             try:
                 shared: T = await asyncio.shield(asyncio.wrap_future(future))
             except _AloneError:
+                self._meet(call)
                 break
             except _Abandoned:
                 continue
-            self._count(call, "shared")
+            self._claim(key, call)
             return copy.deepcopy(shared)
+        not_ahead()
+        _observe(call, make)
         with self._writing(call):
             async with self._passed(call):
                 return await self._amake(call, make)
@@ -228,6 +252,7 @@ class ToolDesk:
         On the thread of an event loop nobody is waited for: the loop may be what the other call needs.
         """
         may_wait = not on_event_loop()
+        self._meet(call)
         while self._shares(call):
             key, future, mine = self.memo.join(call)
             if mine:
@@ -241,16 +266,43 @@ class ToolDesk:
             try:
                 shared: T = future.result()
             except _AloneError:
+                self._meet(call)
                 break
             except _Abandoned:
                 continue
-            self._count(call, "shared")
+            self._claim(key, call)
             return copy.deepcopy(shared)
+        not_ahead()
+        _observe(call, make)
         with self._writing(call), self._entered(call, may_wait):
             return self._make(call, make)
 
     def _shares(self, call: ToolCall) -> bool:
         return self._share and call.signature is not None and call.effect is not Effect.WRITE
+
+    # -- looking ahead -------------------------------------------------------------------------------------------
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether a result that is got before it is asked for is kept until then."""
+        return self._share and self.memo.keep_reads
+
+    def _meet(self, call: ToolCall) -> None:
+        """Raise what this row's own look ahead met: a failed call is not made again because it was begun early."""
+        if LOOKING.get() is None and self._met:
+            error = self._met.pop((SESSION.get(), call.tool, call.signature), None)
+            if error is not None:
+                raise error
+
+    def _claim(self, key: tuple[Any, ...], call: ToolCall) -> None:
+        """Count a result that somebody else's call got, unless it was got for nobody in particular yet."""
+        if LOOKING.get() is not None:
+            return
+        if key in self._unclaimed:
+            self._unclaimed.discard(key)
+            self._count(call, "ahead")
+        else:
+            self._count(call, "shared")
 
     # -- rules ---------------------------------------------------------------------------------------------------
 
@@ -260,9 +312,14 @@ class ToolDesk:
     ) -> Iterator[list[Any]]:
         """Make a call that others may wait for; the result is put into the list."""
         lead: list[Any] = []
+        look = LOOKING.get()
+        if look is not None:
+            look.calls += 1
         try:
             yield lead
-        except Exception:  # each of the others meets the failure, or not, by itself
+        except Exception as error:  # each of the others meets the failure, or not, by itself
+            if look is not None:
+                self._met[SESSION.get(), call.tool, call.signature] = error
             self.memo.drop(key, future, _AloneError())
             raise
         except BaseException:  # cancelled: one of the others makes it
@@ -273,6 +330,8 @@ class ToolDesk:
         except Exception:
             self.memo.drop(key, future, _AloneError())
         else:
+            if look is not None:
+                self._unclaimed.add(key)
             self.memo.settle(key, call, future, kept)
 
     @contextmanager
@@ -363,7 +422,8 @@ class ToolDesk:
                 raise
             failed.append(error)
         except BaseException:
-            self._count(call, "cancelled", time.monotonic() - begun)
+            if LOOKING.get() is None:
+                self._count(call, "cancelled", time.monotonic() - begun)
             raise
         else:
             self._count(call, "executed", time.monotonic() - begun)
@@ -377,6 +437,11 @@ class ToolDesk:
     def _waited(self, call: ToolCall, seconds: float) -> None:
         with self._counting:
             self._stats(call.tool).queued_s += seconds
+
+
+def _observe(call: ToolCall, make: Callable[[], Any]) -> None:
+    for observer in tuple(OBSERVERS):
+        observer(call, make)
 
 
 class _Abandoned(Exception):
