@@ -2,39 +2,44 @@
 
 from __future__ import annotations
 
+import os
 import urllib.request
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from halo_core.pool import EnginePool, PoolConfig, VLLMSpec, configure
 
 MODEL = "smollm2"
+OUT_OF_THE_BOX = "smollm2-out-of-the-box"
+"""The same model on an engine that nobody has laid out."""
 APP_MODEL = "gpt-4o-mini"
 
 
 def default_model_path() -> str:
     """Where `make model` put SmolLM2-135M-Instruct."""
-    import os
-    from pathlib import Path
-
     cache = Path(os.environ.get("HALO_CACHE", Path.home() / ".cache" / "halo"))
     return str(cache / "models" / "SmolLM2-135M-Instruct")
 
 
-def start(layout: str, dtype: str, path: str | None = None, **spec: Any) -> EnginePool:
-    """Start (or reuse) the process's pool with vLLM in the given layout; returns when the engines take calls."""
-    config = PoolConfig(
-        models={"*": MODEL},
-        engines=(VLLMSpec(model=MODEL, path=path or default_model_path(), layout=layout, dtype=dtype, **spec),),
-    )
-    pool = configure(config)
-    pool.thread.run(pool.start(MODEL))
+def start(layout: str, dtype: str, path: str | None = None, *, out_of_the_box: bool = False, **spec: Any) -> EnginePool:
+    """Start (or reuse) the process's pool with vLLM in the given layout; returns when the engines take calls.
+
+    `out_of_the_box`: beside it, an engine of its own for `OUT_OF_THE_BOX`, laid out as vLLM does by itself.
+    """
+    made = [VLLMSpec(model=MODEL, path=path or default_model_path(), layout=layout, dtype=dtype, **spec)]
+    if out_of_the_box:
+        whole = f"1x{len(os.sched_getaffinity(0))}"
+        made.append(made[0].model_copy(update={"model": OUT_OF_THE_BOX, "layout": whole}))
+    pool = configure(PoolConfig(models={"*": MODEL}, engines=tuple(made)))
+    for each in made:
+        pool.thread.run(pool.start(each.model))
     return pool
 
 
-def base_urls(pool: EnginePool) -> list[str]:
+def base_urls(pool: EnginePool, model: str = MODEL) -> list[str]:
     """The OpenAI-compatible addresses of the engines, for baselines that know nothing of Halo."""
-    return [engine.base_url for engine in pool.group(MODEL).engines]  # type: ignore[attr-defined]
+    return [engine.base_url for engine in pool.group(model).engines]  # type: ignore[attr-defined]
 
 
 def unlimited_http() -> Any:
@@ -71,10 +76,10 @@ _COUNTERS = {
 }
 
 
-def totals(pool: EnginePool) -> EngineTotals:
-    """Read `/metrics` of every engine."""
+def totals(pool: EnginePool, model: str = MODEL) -> EngineTotals:
+    """Read `/metrics` of every engine of the model."""
     sums = dict.fromkeys(("prompt", "cached", "generated", "requests"), 0.0)
-    for url in base_urls(pool):
+    for url in base_urls(pool, model):
         text = urllib.request.urlopen(url.removesuffix("/v1") + "/metrics", timeout=10).read().decode()
         for line in text.splitlines():
             name = _COUNTERS.get(line.split("{", 1)[0])

@@ -29,6 +29,8 @@ class Trials:
     best_concurrency: dict[bool, int | None] = field(default_factory=dict)
     calls: dict[bool, list[LLMCall]] = field(default_factory=dict)
     division: dict[bool, oracle.Division] = field(default_factory=dict)
+    cold: bool = True
+    """Whether every run starts with empty prefix caches."""
 
     def run(self, order: Sequence[str], trials: int, one: Callable[[str], RunRecord]) -> list[RunRecord]:
         """Every system once per trial, each trial beginning with another one."""
@@ -42,13 +44,14 @@ class Trials:
         return records
 
     @contextmanager
-    def counted(self, record: RunRecord) -> Iterator[None]:
-        """Cold caches before, the engines' own counters around, the clock inside."""
-        self.executor.reset_caches()
-        before = shared.totals(self.pool)
+    def counted(self, record: RunRecord, model: str = shared.MODEL) -> Iterator[None]:
+        """Cold caches before, the counters of the model's engines around, the clock inside."""
+        if self.cold:
+            self.executor.reset_caches()
+        before = shared.totals(self.pool, model)
         with measured(record):
             yield
-        used = shared.totals(self.pool) - before
+        used = shared.totals(self.pool, model) - before
         record.prompt_tokens_computed = used.prompt - used.cached
         record.prompt_tokens_cached = used.cached
         record.generated_tokens = used.generated

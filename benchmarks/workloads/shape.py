@@ -152,3 +152,33 @@ async def by_hand(workload: Workload, rows: Sequence[Row], models: Models) -> li
         return {name: await task for name, task in tasks.items()}
 
     return list(await asyncio.gather(*map(run, rows)))
+
+
+def levels(workload: Workload) -> list[list[Step]]:
+    """The steps by how many others they come after, at most."""
+    depth: dict[str, int] = {}
+    found: list[list[Step]] = []
+    for step in workload.steps:
+        depth[step.name] = at = max((depth[need] + 1 for need in step.needs), default=0)
+        found += [[]] if at == len(found) else []
+        found[at].append(step)
+    return found
+
+
+async def by_operator(workload: Workload, rows: Sequence[Row], models: Models) -> list[dict[str, str]]:
+    """B6: level by level, all rows' tools and then all rows' calls of the level at once."""
+    chat = {step.name: models(step) for step in workload.steps}
+    known = [workload.row(given) for given in rows]
+    answers: list[dict[str, str]] = [{} for _ in rows]
+    for level in levels(workload):
+        work = [(step, i) for step in level for i in range(len(known))]
+        found = await asyncio.gather(
+            *(asyncio.gather(*(tool.acall(known[i]) for tool in step.tools)) for step, i in work)
+        )
+        prompts = [step.ask(step, known[i], got, answers[i]) for (step, i), got in zip(work, found, strict=True)]
+        said = await asyncio.gather(
+            *(chat[step.name].ainvoke(messages) for (step, _), messages in zip(work, prompts, strict=True))
+        )
+        for (step, i), answer in zip(work, said, strict=True):
+            answers[i][step.name] = str(answer.content)
+    return answers

@@ -13,7 +13,6 @@ from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from benchmarks.workloads.shape import Row
 from halo_core.pool.vllm_command import cache_dir
@@ -21,6 +20,8 @@ from halo_core.pool.vllm_command import cache_dir
 REGIONS = ("AFRICA", "AMERICA", "ASIA", "EUROPE", "MIDDLE EAST")
 SEGMENTS = ("AUTOMOBILE", "BUILDING", "FURNITURE", "HOUSEHOLD", "MACHINERY")
 YEARS = tuple(range(1992, 1999))
+MEAN_S = 6.0
+"""Mean latency of the HTTP tools, before any factor."""
 PAPER_ROWS = 1024
 """Rows of the paper's batches, of which there are 5 x 5 x 7 = 175 distinct ones."""
 
@@ -101,11 +102,6 @@ def database(scale: float = 0.01) -> Path:
                 connection.execute(f"CREATE TABLE {table.stem} AS SELECT * FROM read_parquet('{table}')")
         unfinished.replace(file)
     return file
-
-
-def parameters(query: str, row: Row) -> dict[str, Any]:
-    """What the query takes of the row."""
-    return {name: row[name] for name in QUERIES[query][1]}
 
 
 _INPUT = re.compile(r"region=(?P<region>[A-Z ]+) segment=(?P<segment>[A-Z]+) year=(?P<year>\d{4})")

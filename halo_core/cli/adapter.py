@@ -15,6 +15,8 @@ class Adapter(Protocol):
     """One framework."""
 
     name: str
+    title: str
+    """The framework's name as it writes it."""
 
     def accepts(self, target: Any) -> bool:
         """Whether `target` (what `pkg.module:name` names) is an app of this framework."""
@@ -37,8 +39,19 @@ class Adapter(Protocol):
     ) -> Iterator[tuple[int, Any]]:
         """(position, result or exception) of each row as it finishes; an exception never ends the iteration."""
 
+    def run_plain(
+        self, app: Any, row: Any, *, on_change: Callable[[Batch], None] | None = None, key: str | None = None
+    ) -> Any:
+        """The result or exception of one row on the framework's own executor, by itself, each call a call of its own.
+
+        The calls go to the pool's engines all the same.
+        """
+
     def encode(self, result: Any) -> Any:
         """A result as plain JSON data."""
+
+    def comparable(self, app: Any, encoded: Any) -> dict[str, Any]:
+        """An encoded result by state key, without what differs from run to run in the framework itself (ids, times)."""
 
     def row_content(self, row: Any) -> str:
         """A short text, equal for equal rows across processes."""

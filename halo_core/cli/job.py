@@ -33,6 +33,18 @@ class RowError:
         return to_line({"error": {"type": self.kind, "message": self.message, "row": position}})
 
 
+def line_of(adapter: Adapter, position: int, result: Any) -> tuple[str, RowError | None]:
+    """The line of output for what a row came to (a result or an exception), and the error that it tells of."""
+    if isinstance(result, BaseException):
+        error = RowError.of(result)
+        return error.line(position), error
+    try:
+        return to_line(adapter.encode(result)), None
+    except Exception as failure:  # whatever the user's objects raise: it is this row's own failure
+        error = RowError(type(failure).__name__, f"the result cannot be written as JSON: {failure}")
+        return error.line(position), error
+
+
 class Job:
     """Rows, what an earlier run finished of them, and what has become of the others."""
 
@@ -92,16 +104,7 @@ class Job:
                 results.close()  # an interrupted batch is cancelled here and now
 
     def _finish(self, position: int, result: Any) -> None:
-        error: RowError | None = None
-        if isinstance(result, BaseException):
-            error = RowError.of(result)
-            line = error.line(position)
-        else:
-            try:
-                line = to_line(self.adapter.encode(result))
-            except Exception as failure:  # whatever the user's objects raise: it is this row's own failure
-                error = RowError(type(failure).__name__, f"the result cannot be written as JSON: {failure}")
-                line = error.line(position)
+        line, error = line_of(self.adapter, position, result)
         key = self.keys[position]
         row = RowResult(key, position, line) if error is None else RowResult(key, position, None, line)
         # Once the journal has failed the run goes on without it, see `trouble`.

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from halo_core.cli.console import command_line, err, fail, out, say
-from halo_core.cli.interrupt import EXIT_CODE
+from halo_core.cli.interrupt import EXIT_CODE, Interrupted, Interruption
 from halo_core.cli.job import Job
 from halo_core.cli.options import Config, Models, Target, configured_pool
 from halo_core.cli.rows import SHOWN, check_output, read_rows
 from halo_core.cli.summary import run_table
 from halo_core.cli.target import load_target
+from halo_core.cli.verify import Verification
 from halo_core.errors import HaloError, JournalError
 from halo_core.pool import get_pool
 from halo_core.runtime import BatchStats, Journal
@@ -25,6 +27,8 @@ EXAMPLES = """Examples:
 `halo run my_app.graph:app --input rows.jsonl --output out.jsonl`
 
 `halo run my_app.graph:app --input rows.jsonl --output out.jsonl --resume`  (after an interruption)
+
+`halo run my_app.graph:app --input rows.jsonl --output out.jsonl --verify 8`  (and compare with plain execution)
 
 `halo run my_app.graph:build --input rows.jsonl --output out.jsonl --config gpu.toml --models gpt-4o-mini=qwen3-8b`
 """
@@ -60,12 +64,30 @@ def run(
     no_merge: Annotated[
         bool, typer.Option("--no-merge", help="Execute every call, also those that are equal to another.")
     ] = False,
+    verify: Annotated[
+        int,
+        typer.Option(
+            "--verify",
+            min=0,
+            metavar="K",
+            help="Then run K of the rows again on the plain framework, and fail where a state key or a side effect "
+            "differs. Repeats what the rows' own code does to the world.",
+            show_default=False,
+        ),
+    ] = 0,
+    allow_writes: Annotated[
+        bool,
+        typer.Option(
+            "--allow-writes", help="With --verify: tools that may write do it again; else such rows are left."
+        ),
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary; errors only.")] = False,
 ) -> None:
     """Run every row of a file through an app.
 
     Each line of the output is the result of the row on the same line of the input, or
-    {"error": {"type", "message", "row"}}. Exits 1 when a row failed, 130 when interrupted.
+    {"error": {"type", "message", "row"}}. Exits 1 when a row failed or --verify found a difference,
+    130 when interrupted.
     """
     rows = read_rows(input)
     journal_path = journal or output.with_name(output.name + ".halo.db")
@@ -76,10 +98,12 @@ def run(
     app = adapter.prepare(found, merge=not no_merge)
     record = Journal(journal_path, app=adapter.fingerprint(app), resume=resume)
     job = Job(adapter, app, rows, record)
+    verification = Verification(job, verify, allow_writes=allow_writes) if verify else None
     if not quiet:
         _say_what_is_left(job, resume)
     try:
-        finished = job.run(concurrency=concurrency, quiet=quiet)
+        with verification.watch if verification is not None else nullcontext():
+            finished = job.run(concurrency=concurrency, quiet=quiet)
     except BaseException:
         record.close()
         get_pool().close()  # else the interpreter waits for threads that wait for their calls
@@ -100,7 +124,8 @@ def run(
         _tell_failures(job)
     for line in trouble:
         fail(line)
-    if job.errors or trouble:
+    differs = verification is not None and not _verified(verification, output, quiet)
+    if job.errors or trouble or differs:
         raise typer.Exit(1)
 
 
@@ -150,13 +175,37 @@ def _tell_failures(job: Job) -> None:
     say(f"to try the failed rows again: {command_line(add='--resume')}")
 
 
+def _verified(verification: Verification, output: Path, quiet: bool) -> bool:
+    """Run the chosen rows again, tell what differs, and say whether all is well."""
+    if not quiet:
+        verification.announce()
+    interrupted = False
+    try:
+        with Interruption() as interruption:
+            for _ in interruption.items(verification.run()):
+                pass
+    except Interrupted:
+        interrupted = True
+    verification.report(quiet=quiet)
+    if interrupted:
+        get_pool().close()
+        say(f"interrupted while verifying; the results of all rows are in {output}")
+        _end()
+    return not verification.failed
+
+
 def _leave(job: Job, journal: Path) -> None:
-    """End an interrupted run. The process ends here: threads may be inside the app's own code for any time."""
+    """End an interrupted run."""
     for line in job.trouble:
         fail(line)
     get_pool().close()
     say(f"interrupted: {job.progress.ended} of {len(job.rows)} rows are finished and kept in {journal}; continue with")
     say(f"  {command_line(add='--resume')}")
+    _end()
+
+
+def _end() -> NoReturn:
+    """The process ends here: threads may be inside the app's own code for any time."""
     sys.stdout.flush()
     err().file.flush()
     os._exit(EXIT_CODE)

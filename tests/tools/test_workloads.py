@@ -92,7 +92,7 @@ def test_answers_are_langgraphs_and_each_look_is_taken_once(
     stats = app.last_run.stats
     known = [workload.row(row) for row in rows]
     looks = {
-        (tool.name, *sorted(tpch.parameters(tool.name, row).items()))
+        (tool.name, *sorted(tools.parameters(tool.name, row).items()))
         for row in known
         for step in workload.steps
         for tool in step.tools
