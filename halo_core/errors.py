@@ -49,6 +49,10 @@ class JournalError(HaloError):
     """The journal cannot be read or written."""
 
 
+class InDoubtError(HaloError):
+    """A tool's write was under way when a run was cut off; whether it was made is not known."""
+
+
 class LiftError(HaloError):
     """A framework object cannot be lifted into a plan."""
 

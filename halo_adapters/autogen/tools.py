@@ -13,7 +13,7 @@ from contextvars import copy_context
 from typing import Any
 
 from halo_core.runtime import SESSION
-from halo_core.tools import declare, spec_of, tool_call
+from halo_core.tools import declare, signature_of, spec_of, tool_call
 
 
 def wrap_run(original: Any) -> Any:
@@ -30,7 +30,7 @@ def wrap_run(original: Any) -> Any:
             self = known
         if spec_of(function) is not None:  # its wrapper, inside, asks the desk
             return await original(self, args, cancellation_token)
-        call = tool_call(declare(self.name, {}), None)
+        call = tool_call(declare(self.name, {}), signature_of(args))
         return await running.batch.desk.acall(call, lambda: original(self, args, cancellation_token))
 
     return run

@@ -113,9 +113,7 @@ def _asked(
     spec = tool_spec(tool)
     if spec is None:
         return None
-    if not spec.shares:
-        return run, tool_call(spec, None)
-    if spec.key is not None:
+    if spec.key is not None and spec.shares:
         own = {name: value for name, value in kwargs.items() if name not in {*_INJECTED, "config", "runtime"}}
         return run, tool_call(spec, signature_of(spec.key(*args, **own)))
     given = dict(_seen(tool, name, value) for name, value in kwargs.items() if name not in _INJECTED)

@@ -26,7 +26,8 @@ class RowError:
     @classmethod
     def of(cls, error: BaseException) -> RowError:
         """The error that a row raised."""
-        return cls(type(error).__name__, str(error) or repr(error))
+        told = [note for note in getattr(error, "__notes__", ()) if note.startswith("Halo: ")]
+        return cls(type(error).__name__, "; ".join([str(error) or repr(error), *told]))
 
     def line(self, position: int) -> str:
         """The row's line of output."""

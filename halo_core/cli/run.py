@@ -51,6 +51,14 @@ def run(
             "again.",
         ),
     ] = False,
+    redo_writes: Annotated[
+        bool,
+        typer.Option(
+            "--redo-writes",
+            help="With --resume: call tools again whose writes were under way when the run was cut off. Without it "
+            "their rows fail, for nobody knows whether they were done.",
+        ),
+    ] = False,
     journal: Annotated[
         Path | None,
         typer.Option("--journal", metavar="FILE", help="Where to keep what is finished; OUTPUT.halo.db by default."),
@@ -96,7 +104,7 @@ def run(
     configured_pool(config, models)
     adapter, found = load_target(target)
     app = adapter.prepare(found, merge=not no_merge)
-    record = Journal(journal_path, app=adapter.fingerprint(app), resume=resume)
+    record = Journal(journal_path, app=adapter.fingerprint(app), resume=resume, redo=redo_writes)
     job = Job(adapter, app, rows, record)
     verification = Verification(job, verify, allow_writes=allow_writes) if verify else None
     if not quiet:

@@ -69,6 +69,7 @@ class Executor:
         journal = journal or self._shared_journal
         if journal is not None:
             self._journals[batch.number] = journal
+            batch.desk.journal = journal
         self.last_batch = batch
         if self._opened is not None:
             self._opened.append(batch)

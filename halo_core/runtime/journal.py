@@ -29,10 +29,18 @@ create table if not exists calls (
     engine text not null, raw blob not null,
     primary key (scope, fingerprint, n)
 ) without rowid;
+create table if not exists writes (
+    row text not null, tool text not null, signature text not null, n integer not null, result blob,
+    primary key (row, tool, signature, n)
+) without rowid;
 create table if not exists rows (
     key text primary key, position integer not null, output text, error text
 ) without rowid;
 """
+
+
+WriteKey = tuple[str, str, str, int]
+"""A call of a writing tool: its row, the tool, its arguments as canonical text, and their n-th time in the row."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -49,13 +57,16 @@ class RowResult:
 class Journal:
     """One SQLite file, written by one thread, read from any."""
 
-    def __init__(self, path: str | Path, *, app: str, resume: bool) -> None:
+    def __init__(self, path: str | Path, *, app: str, resume: bool, redo: bool = False) -> None:
         """Open or create. `app` identifies the program; a journal of another program is refused.
+
+        `redo`: make tools' writes again of which an earlier run did not live to see the end.
 
         Raises `JournalError` when the file exists and `resume` is False, another process writes it just now, it is not
         a journal, or it cannot be written.
         """
         self.path = Path(path)
+        self.redo = redo
         if self.path.exists() and self.path.stat().st_size and not resume:
             raise JournalError(
                 f"the journal {self.path} already exists: continue that run with --resume (in Python: resume=True), or "
@@ -121,6 +132,14 @@ class Journal:
             ).fetchone()
         return Completion(bytes(row[0]), Usage(row[1], row[2], row[3]), row[4]) if row else None
 
+    def write(self, key: WriteKey) -> tuple[bytes | None] | None:
+        """A tool's write that an earlier run began: its pickled result, or `(None,)` where its end is not known."""
+        with self._read_lock:
+            row: tuple[bytes | None] | None = self._db.execute(
+                "select result from writes where row = ? and tool = ? and signature = ? and n = ?", key
+            ).fetchone()
+        return row
+
     def rows(self) -> Iterator[RowResult]:
         """All finished rows, failed ones included."""
         with self._read_lock:
@@ -142,18 +161,31 @@ class Journal:
         values = (*key, usage.prompt_tokens, usage.cached_tokens, usage.generated_tokens, completion.engine)
         self._queue.put(("insert or ignore into calls values (?,?,?,?,?,?,?,?)", (*values, completion.raw), committed))
 
+    def put_write(self, key: WriteKey, result: bytes | None) -> Future[None]:
+        """Note that a tool's write begins (None) or what it gave; the future ends with the commit, never in failure."""
+        return self._put("insert or replace into writes values (?,?,?,?,?)", (*key, result), raising=False)
+
+    def drop_write(self, key: WriteKey) -> Future[None]:
+        """The write failed, and its caller knows: it never happened."""
+        return self._put(
+            "delete from writes where row = ? and tool = ? and signature = ? and n = ?", key, raising=False
+        )
+
     def put_row(self, row: RowResult) -> Future[None]:
         """Write a finished row; the future ends with the commit, or with `JournalError`."""
+        values = (row.key, row.position, row.output, row.error)
+        return self._put("insert or replace into rows values (?,?,?,?)", values)
+
+    def _put(self, statement: str, values: tuple[object, ...], *, raising: bool = True) -> Future[None]:
         future: Future[None] = Future()
 
         def committed(error: BaseException | None) -> None:
-            if error is None:
+            if error is None or not raising:
                 future.set_result(None)
             else:
                 future.set_exception(error)
 
-        values = (row.key, row.position, row.output, row.error)
-        self._queue.put(("insert or replace into rows values (?,?,?,?)", values, committed))
+        self._queue.put((statement, values, committed))
         return future
 
     def _write(self) -> None:

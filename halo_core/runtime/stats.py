@@ -68,6 +68,8 @@ class ToolStats(_Counts):
     """Of those executed: begun before the step that asked for it, by looking ahead."""
     shared: int = 0
     """Answered by an equal call of the batch."""
+    replayed: int = 0
+    """Writes that an earlier run had made, answered from the journal."""
     failed: int = 0
     retried: int = 0
     """Attempts that failed and were followed by another."""
@@ -79,7 +81,7 @@ class ToolStats(_Counts):
     @property
     def planned(self) -> int:
         """Calls that the app made."""
-        return self.executed + self.shared + self.failed + self.cancelled
+        return self.executed + self.shared + self.replayed + self.failed + self.cancelled
 
 
 @dataclass(slots=True)

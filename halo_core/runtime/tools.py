@@ -14,19 +14,25 @@ import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from halo_core.plan import Effect
 from halo_core.runtime.current import LOOKING, SESSION, not_ahead
 from halo_core.runtime.loops import on_event_loop
 from halo_core.runtime.stats import ToolStats
+from halo_core.runtime.writes import WriteRecord
+
+if TYPE_CHECKING:
+    from halo_core.runtime.journal import Journal
 
 T = TypeVar("T")
 
 MAX_RESULTS = 4096
 """Results kept for equal calls that come later; beyond it the least recently used are asked again."""
+SHOWN = 300
+"""Characters of a call's arguments in an error."""
 FIRST_PAUSE_S = 0.1
 """Before a declared retry; doubled for every further one."""
 
@@ -38,12 +44,17 @@ class ToolCall:
     tool: str
     effect: Effect = Effect.WRITE
     signature: str | None = None
-    """Equal for equal calls; None = never shared."""
+    """Equal for equal calls; None = never shared. Of a write it only tells the journal which call this is."""
     sources: tuple[str, ...] = ()
     """What it reads or writes; () for a write = anything."""
     backend: str = ""
     max_inflight: int | None = None
     retries: int = 0
+    timeout_s: float | None = None
+
+    def __str__(self) -> str:
+        asked = self.signature or "arguments that have no text"
+        return f"tool {self.tool!r} called with {asked if len(asked) <= SHOWN else f'{asked[:SHOWN]}...'}"
 
 
 Observer = Callable[[ToolCall, Callable[[], Any]], object]
@@ -209,6 +220,9 @@ class ToolDesk:
         self._counting = threading.Lock()
         self._unclaimed: set[tuple[Any, ...]] = set()
         """Results got by looking ahead that no real call has asked for yet."""
+        self.journal: Journal | None = None
+        """Where finished writes are kept, so that a resumed row does not make them again."""
+        self._repeats: Counter[tuple[str, str, str]] = Counter()
         self._met: dict[tuple[Any, ...], Exception] = {}
         """(run, tool, signature) -> what looking ahead met there."""
 
@@ -242,9 +256,18 @@ class ToolDesk:
             return copy.deepcopy(shared)
         not_ahead()
         _observe(call, make)
+        record = self._record(call)
+        if record is not None and record.known:
+            return record.result  # type: ignore[no-any-return]
         with self._writing(call):
             async with self._passed(call):
-                return await self._amake(call, make)
+                if record is None:
+                    return await self._amake(call, make)
+                await asyncio.wrap_future(record.begins())
+                with record.failing():
+                    result = await self._amake(call, make)
+                await asyncio.wrap_future(record.ends(result))
+                return result
 
     def call(self, call: ToolCall, make: Callable[[], T]) -> T:
         """Make the call, or wait for an equal one, blocking the thread. Raises what the tool raises.
@@ -274,11 +297,34 @@ class ToolDesk:
             return copy.deepcopy(shared)
         not_ahead()
         _observe(call, make)
+        record = self._record(call)
+        if record is not None and record.known:
+            return record.result  # type: ignore[no-any-return]
         with self._writing(call), self._entered(call, may_wait):
-            return self._make(call, make)
+            if record is None:
+                return self._make(call, make)
+            record.begins().result()
+            with record.failing():
+                result = self._make(call, make)
+            record.ends(result).result()
+            return result
 
     def _shares(self, call: ToolCall) -> bool:
         return self._share and call.signature is not None and call.effect is not Effect.WRITE
+
+    def _record(self, call: ToolCall) -> WriteRecord | None:
+        """The journal's record of a write. Raises `InDoubtError` where nobody knows whether it was made."""
+        run = SESSION.get()
+        if self.journal is None or run is None or call.effect is not Effect.WRITE:
+            return None
+        signature = call.signature or ""
+        with self._counting:
+            n = self._repeats[run.key, call.tool, signature]
+            self._repeats[run.key, call.tool, signature] = n + 1
+        record = WriteRecord(self.journal, (run.key, call.tool, signature, n), call)
+        if record.known:
+            self._count(call, "replayed")
+        return record
 
     # -- looking ahead -------------------------------------------------------------------------------------------
 
@@ -394,7 +440,8 @@ class ToolDesk:
     async def _amake(self, call: ToolCall, make: Callable[[], Awaitable[T]]) -> T:
         for attempt in range(call.retries + 1):
             with self._timed(call, attempt == call.retries) as failed:
-                return await make()
+                async with asyncio.timeout(call.timeout_s):
+                    return await make()
             if failed:
                 await asyncio.sleep(FIRST_PAUSE_S * 2**attempt)
         raise AssertionError("unreachable")
@@ -402,7 +449,7 @@ class ToolDesk:
     def _make(self, call: ToolCall, make: Callable[[], T]) -> T:
         for attempt in range(call.retries + 1):
             with self._timed(call, attempt == call.retries) as failed:
-                return make()
+                return make() if call.timeout_s is None else _within(call.timeout_s, make)
             if failed:
                 time.sleep(FIRST_PAUSE_S * 2**attempt)
         raise AssertionError("unreachable")
@@ -419,6 +466,7 @@ class ToolDesk:
         except Exception as error:
             self._count(call, "failed" if last else "retried", time.monotonic() - begun)
             if last:
+                error.add_note(f"Halo: {_cause(error, call)}{call}")
                 raise
             failed.append(error)
         except BaseException:
@@ -442,6 +490,27 @@ class ToolDesk:
 def _observe(call: ToolCall, make: Callable[[], Any]) -> None:
     for observer in tuple(OBSERVERS):
         observer(call, make)
+
+
+def _cause(error: Exception, call: ToolCall) -> str:
+    if isinstance(error, TimeoutError) and call.timeout_s is not None:
+        return f"no answer within {call.timeout_s:g} s from "
+    return "raised by "
+
+
+def _within(seconds: float, make: Callable[[], T]) -> T:
+    """The result of `make`, called in a thread of its own that is left behind if it takes too long."""
+    future: concurrent.futures.Future[T] = concurrent.futures.Future()
+    context = copy_context()
+
+    def call() -> None:
+        try:
+            future.set_result(context.run(make))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=call, name="halo-tool", daemon=True).start()
+    return future.result(seconds)
 
 
 class _Abandoned(Exception):

@@ -29,6 +29,7 @@ def tool(
     backend: str = "",
     max_inflight: int | None = None,
     retries: int = 0,
+    timeout_s: float | None = None,
     name: str = "",
 ) -> Callable[[Callable[P, T]], Callable[P, T]]: ...
 
@@ -42,6 +43,7 @@ def tool(function: Any = None, /, *, name: str = "", **hints: Any) -> Any:
     source: what is read or written. A write ends the sharing of reads of the same source; one without a source, of all.
     backend, max_inflight: at most so many calls at a time of all tools of that backend, over all rows of the process.
     retries: further attempts after a failure; without it none, whatever the effect.
+    timeout_s: what one attempt may take before it fails with TimeoutError; a thread that hangs is left behind.
 
     Outside a Halo run the function is called as it is. Raises `ToolDeclarationError`.
     """
@@ -53,16 +55,23 @@ def tool(function: Any = None, /, *, name: str = "", **hints: Any) -> Any:
 
 def _call_of(spec: ToolSpec, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> ToolCall:
     """The call that `function(*args, **kwargs)` is, for the runtime. Raises TypeError for arguments it cannot have."""
-    signature = None
-    if spec.shares:
-        equal = spec.key(*args, **kwargs) if spec.key is not None else bound_arguments(function, args, kwargs)
-        signature = signature_of(equal)
-    return tool_call(spec, signature)
+    shared = spec.key is not None and spec.shares
+    equal = spec.key(*args, **kwargs) if shared and spec.key else bound_arguments(function, args, kwargs)
+    return tool_call(spec, signature_of(equal))
 
 
 def tool_call(spec: ToolSpec, signature: str | None) -> ToolCall:
     """The call of a declared tool with this signature."""
-    return ToolCall(spec.name, spec.effect, signature, spec.sources, spec.backend, spec.max_inflight, spec.retries)
+    return ToolCall(
+        spec.name,
+        spec.effect,
+        signature,
+        spec.sources,
+        spec.backend,
+        spec.max_inflight,
+        spec.retries,
+        spec.timeout_s,
+    )
 
 
 def _name(function: Any) -> str:

@@ -154,9 +154,7 @@ class Http:
         effect = Effect.READ if request.method in _READS else Effect.WRITE
         host = request.url.host
         headers = {name: request.headers[name] for name in self._mattering if name in request.headers}
-        signature = None
-        if effect is Effect.READ:
-            signature = signature_of([request.method, canonical_url(str(request.url)), headers, request.read()])
+        signature = signature_of([request.method, canonical_url(str(request.url)), headers, request.read()])
         backend = f"http {host}"
         return ToolCall(self.name or host, effect, signature, (host,), backend, self.max_inflight, self._retries)
 

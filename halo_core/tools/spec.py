@@ -33,6 +33,8 @@ class ToolSpec:
     """Most calls of its backend at a time, over all rows; None = no limit."""
     retries: int = 0
     """Further attempts after a failure."""
+    timeout_s: float | None = None
+    """Seconds that one attempt may take; None = no limit."""
 
     @property
     def shares(self) -> bool:
@@ -40,7 +42,7 @@ class ToolSpec:
         return self.effect is not Effect.WRITE
 
 
-_HINTS = frozenset({"effect", "key", "source", "sources", "backend", "max_inflight", "retries"})
+_HINTS = frozenset({"effect", "key", "source", "sources", "backend", "max_inflight", "retries", "timeout_s"})
 
 
 def declare(name: str, hints: Mapping[str, Any]) -> ToolSpec:
@@ -77,6 +79,7 @@ def declare(name: str, hints: Mapping[str, Any]) -> ToolSpec:
         backend=str(hints.get("backend", "")),
         max_inflight=_count(name, "max_inflight", hints.get("max_inflight"), 1),
         retries=_count(name, "retries", hints.get("retries", 0), 0) or 0,
+        timeout_s=_seconds(name, hints.get("timeout_s")),
     )
 
 
@@ -84,6 +87,14 @@ def spec_of(function: Any) -> ToolSpec | None:
     """The declaration of a function or tool, None where there is none."""
     spec = getattr(function, SPEC, None)
     return spec if isinstance(spec, ToolSpec) else None
+
+
+def _seconds(name: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise ToolDeclarationError(f"tool {name!r}: timeout_s is {value!r}; give seconds above 0")
+    return float(value)
 
 
 def _count(name: str, what: str, value: Any, least: int) -> int | None:

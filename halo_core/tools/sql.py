@@ -152,7 +152,8 @@ class Sql:
         """The tool call that this query is."""
         statement = self.classify(text)
         effect = self._effect or statement.effect
-        signature = None if statement.volatile or effect is Effect.WRITE else signature_of([statement.text, parameters])
+        changing = statement.volatile and effect is not Effect.WRITE
+        signature = None if changing else signature_of([statement.text, parameters])
         # Tables may be views of each other, so the source is the whole database: a write ends the sharing of its reads.
         return ToolCall(self.name, effect, signature, (self.name,), self.name, self.max_inflight, self._retries)
 

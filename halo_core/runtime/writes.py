@@ -1,0 +1,63 @@
+"""Writes of tools in the journal: made once, whatever dies. Their beginning is noted too, so that none is guessed."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from halo_core.errors import InDoubtError
+from halo_core.runtime.journal import Journal, WriteKey
+
+if TYPE_CHECKING:
+    from halo_core.runtime.tools import ToolCall
+
+
+class WriteRecord:
+    """One write of one row: what an earlier run left of it, and what this one notes."""
+
+    __slots__ = ("_journal", "_key", "known", "result")
+
+    def __init__(self, journal: Journal, key: WriteKey, call: ToolCall) -> None:
+        """Raises `InDoubtError` where an earlier run began the write and nobody knows whether it was made."""
+        self._journal = journal
+        self._key = key
+        self.known = False
+        """Whether an earlier run made it."""
+        self.result: Any = None
+        found = journal.write(key)
+        if found is None:
+            return
+        if found[0] is not None:
+            self.known, self.result = True, pickle.loads(found[0])
+        elif not call.retries and not journal.redo:
+            raise InDoubtError(
+                f"the tool {call.tool!r} was called with {call.signature or 'unknown arguments'} when an earlier run "
+                "was cut off: nobody knows whether it was done. See whether it was; to have such calls made again, "
+                "resume with --redo-writes, or declare the tool with retries= if repeating it does no harm"
+            )
+
+    def begins(self) -> Future[None]:
+        """Note that the write begins; done when that is on disk."""
+        return self._journal.put_write(self._key, None)
+
+    def ends(self, result: Any) -> Future[None]:
+        """Note what the write gave; one that cannot be kept stays in doubt."""
+        try:
+            kept = pickle.dumps(result)
+        except Exception:  # whatever the user's objects raise
+            kept = None
+        return self._journal.put_write(self._key, kept)
+
+    @contextmanager
+    def failing(self) -> Iterator[None]:
+        """Forget the write if it fails: its caller has heard. One cancelled or too slow stays in doubt."""
+        try:
+            yield
+        except TimeoutError:
+            raise
+        except Exception:
+            self._journal.drop_write(self._key)
+            raise
