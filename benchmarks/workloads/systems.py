@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from langchain_openai import ChatOpenAI
+from openai import DefaultAsyncHttpxClient
 
 import halo_adapters.langgraph as halo
 from benchmarks import engines as shared
@@ -76,9 +77,13 @@ class Systems(Trials):
         return model
 
     def default(self) -> Models:
-        """LangChain's own client for one server."""
-        url = shared.base_urls(self.pool, shared.OUT_OF_THE_BOX)[0]
-        return lambda step: ChatOpenAI(**{**self.settings(step), "model": shared.OUT_OF_THE_BOX, "base_url": url})
+        """LangChain's client for one server, with the OpenAI SDK's own limits.
+
+        LangChain caches its client across event loops, of which each run here has its own; hence an equal new one.
+        """
+        url, client = shared.base_urls(self.pool, shared.OUT_OF_THE_BOX)[0], DefaultAsyncHttpxClient()
+        given = {"model": shared.OUT_OF_THE_BOX, "base_url": url, "http_async_client": client}
+        return lambda step: ChatOpenAI(**{**self.settings(step), **given})
 
     # -- systems -------------------------------------------------------------------------------------------------
 

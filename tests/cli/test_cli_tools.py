@@ -55,10 +55,17 @@ async def aslow(entry):
     return entry
 
 
+CHILD = '''
+import os, signal, sys
+if sys.argv[1] == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+print("{" * (sys.argv[1] == "garbage") + "1")
+'''
+
+
 @halo_core.tool(effect="read")
 def child(entry):
-    code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)" if entry == "killed" else "print('{' * (sys.argv[1] == 'garbage') + '1')"
-    return subprocess.run([sys.executable, "-c", "import sys;" + code, entry], check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run([sys.executable, "-c", CHILD, entry], check=True, capture_output=True, text=True).stdout
 
 
 def books(state):
