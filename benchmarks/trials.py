@@ -29,6 +29,8 @@ class Trials:
     best_concurrency: dict[bool, int | None] = field(default_factory=dict)
     calls: dict[bool, list[LLMCall]] = field(default_factory=dict)
     division: dict[bool, oracle.Division] = field(default_factory=dict)
+    tried: dict[bool, RunRecord] = field(default_factory=dict)
+    """The oracle's run with its faster division; where there is one trial, that is it."""
     cold: bool = True
     """Whether every run starts with empty prefix caches."""
 
@@ -89,10 +91,11 @@ class Trials:
             run()
         self.calls[repeated] = calls
         if wanted:
-            timed = {d.__name__: (self.oracle(repeated, d).wall_s, d) for d in (oracle.spread, oracle.packed)}
-            best = min(timed, key=lambda name: timed[name][0])
+            timed = {d.__name__: (self.oracle(repeated, d), d) for d in (oracle.spread, oracle.packed)}
+            best = min(timed, key=lambda name: timed[name][0].wall_s)
             self.division[repeated] = timed[best][1]
-            console.log(f"oracle: { {name: round(value[0], 2) for name, value in timed.items()} } -> {best}")
+            self.tried[repeated] = timed[best][0]
+            console.log(f"oracle: { {name: round(value[0].wall_s, 2) for name, value in timed.items()} } -> {best}")
 
     def oracle(self, repeated: bool, division: oracle.Division | None = None) -> RunRecord:
         """The recorded calls, straight into the engines."""

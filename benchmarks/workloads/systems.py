@@ -41,6 +41,8 @@ class Systems(Trials):
     token_scale: float = 1.0
     """Factor on what a step says."""
     temperature: float = 0.0
+    once: bool = False
+    """One trial only."""
     sync: bool = False
     """Nodes as most users write them: synchronous, called by `batch`."""
     answers: dict[str, list[Mapping[str, str]]] = field(default_factory=dict)
@@ -150,7 +152,7 @@ class Systems(Trials):
         if name == "halo":
             return self.halo(rows)
         if name == "oracle":
-            return self.oracle(variant)
+            return self.tried[variant] if self.once else self.oracle(variant)
         if name in ("B0", "B0s"):
             return (self.b0 if name == "B0" else self.b0s)(rows, self.best_concurrency.get(variant))
         if name == "B0d":
