@@ -1,14 +1,15 @@
-"""An AutoGen review team on Halo, on the best plain AutoGen, and against the oracle, all on the same engines.
+"""AutoGen teams on Halo, on the best plain AutoGen, and against the oracle, all on the same engines.
 
-The team has the shape of `examples/review_team`, three agents twice round, but no tools and no early end, so that every
-run makes the same six calls of the same length. B8 is `asyncio.gather` over fresh teams with AutoGen's OpenAI client,
-each call to the engine with the fewest calls under way, and the best bound on runs at a time of a sweep. The oracle
-knows all calls beforehand (see `oracle.py`).
+The review team has the shape of `examples/review_team`, three agents twice round, but no tools and no early end, so
+that every run makes the same six calls of the same length; Debate and Parallel are two of Helium's primitives. B8 is
+`asyncio.gather` over fresh teams with AutoGen's OpenAI client, each call to the engine with the fewest calls under way,
+and the best bound on runs at a time of a sweep. The oracle knows all calls beforehand (see `oracle.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,7 +19,8 @@ from typing import Annotated, Any
 import typer
 from autogen_agentchat.agents import AssistantAgent
 from autogen_agentchat.base import TaskResult
-from autogen_agentchat.teams import RoundRobinGroupChat
+from autogen_agentchat.messages import BaseChatMessage
+from autogen_agentchat.teams import BaseGroupChat, RoundRobinGroupChat
 from autogen_core.models import ChatCompletionClient
 from autogen_ext.models.openai import OpenAIChatCompletionClient
 
@@ -26,15 +28,17 @@ from benchmarks import engines as shared
 from benchmarks.balanced_autogen import BalancedOpenAIClient
 from benchmarks.measure import RunRecord, ratio, report, write
 from benchmarks.passages import rows
-from benchmarks.trials import Trials, bar, console, show, systems_of, variants_of
+from benchmarks.trials import Trials, bar, command_for, console, show, systems_of, variants_of
+from benchmarks.workloads import autogen_apps
 from examples.reading_desk.roles import HOUSE
 
 SWEEP = (8, 16, 32)
 SWEEP_ROWS = 16
 """The sweep takes a quarter of the rows, but at least so many: it tells nothing of a bound that no run waits for."""
-CALLS_PER_RUN = 6
+CHUNKS = 2
+"""Of a task of Parallel: 22 calls a run; the source has six chunks, and 50 calls."""
 B8_BAR = {True: 1.3, False: 1.0}
-"""B8's time over Halo's, with half of the rows repeated and without repeats."""
+"""B8's time over Halo's, for the review team with half of the tasks repeated, and for all else."""
 ORACLE_BAR = 1.15
 """Halo's time over the oracle's."""
 
@@ -77,7 +81,7 @@ def team(client: ChatCompletionClient) -> RoundRobinGroupChat:
     """A writer, a checker and an editor, twice round."""
     roles = {"writer": WRITER, "checker": CHECKER, "editor": EDITOR}
     agents: list[Any] = [AssistantAgent(name, client, system_message=rules) for name, rules in roles.items()]
-    return RoundRobinGroupChat(agents, name="review", max_turns=CALLS_PER_RUN)
+    return RoundRobinGroupChat(agents, name="review", max_turns=2 * len(agents))
 
 
 def tasks_of(count: int, repeated: bool) -> list[str]:
@@ -85,18 +89,58 @@ def tasks_of(count: int, repeated: bool) -> list[str]:
     return [f"Passage:\n{row['passage']}\n\nQuestion: {row['question']}" for row in rows(count, repeated)]
 
 
-def transcript(result: TaskResult) -> list[tuple[str, str]]:
-    """Who said what. Raises RuntimeError unless everybody has spoken."""
-    said = [(message.source, message.to_model_text()) for message in result.messages]  # type: ignore[union-attr]
-    if len(said) != 1 + CALLS_PER_RUN or not all(text for _, text in said):
-        raise RuntimeError(f"a run of the review team is not complete: {said}")
-    return said
+@dataclass(frozen=True)
+class TeamApp:
+    """A team that the benchmark can run."""
+
+    title: str
+    team: Callable[[ChatCompletionClient], BaseGroupChat]
+    tasks: Callable[[int, bool], list[Any]]
+    """(count, half of them repeated) -> tasks."""
+    calls: int
+    """Of one run."""
+    ordered: bool = True
+    """Whether plain AutoGen fixes the order in which the agents are heard."""
+
+    def transcript(self, result: TaskResult) -> list[tuple[str, str]]:
+        """Who said what. Raises RuntimeError unless everybody has spoken."""
+        spoken = [m for m in result.messages if isinstance(m, BaseChatMessage) and m.models_usage is not None]
+        said = [(message.source, message.to_model_text()) for message in spoken]
+        if len(said) != self.calls or not all(text for _, text in said):
+            raise RuntimeError(f"a run of the {self.title} is not complete: {said}")
+        return said if self.ordered else sorted(said)
+
+
+def _repeating(tasks: Callable[[int, int], list[Any]]) -> Callable[[int, bool], list[Any]]:
+    """(count, repeated) -> as many tasks, of which half come a second time, later, where they are to repeat."""
+
+    def made(count: int, repeated: bool) -> list[Any]:
+        if not repeated:
+            return tasks(count, 0)
+        distinct = tasks((count + 1) // 2, 0)
+        return (distinct + distinct)[:count]
+
+    return made
+
+
+APPS = {
+    "review": TeamApp("review team", team, tasks_of, 6),
+    "debate": TeamApp("debate", autogen_apps.debate, _repeating(autogen_apps.debate_tasks), 6),
+    "parallel": TeamApp(
+        "parallel readers",
+        partial(autogen_apps.parallel, chunks=CHUNKS),
+        _repeating(partial(autogen_apps.parallel_tasks, chunks=CHUNKS)),
+        7 * (CHUNKS + 1) + 1,
+        ordered=False,
+    ),
+}
 
 
 @dataclass
 class Review(Trials):
-    """The team on each system, and what was said in the first trial of each."""
+    """A team on each system, and what was said in the first trial of each."""
 
+    app: TeamApp = APPS["review"]
     tokens: int = 24
     said: dict[str, list[list[tuple[str, str]]]] = field(default_factory=dict)
 
@@ -118,13 +162,13 @@ class Review(Trials):
         """The team, with AutoGen's own client in it, through `arun_batch`."""
         from halo_adapters.autogen import arun_batch
 
-        app = team(self.app_client())
+        app = self.app.team(self.app_client())
         record = RunRecord("halo", 0)
         with self.counted(record):
             batch = asyncio.run(arun_batch(app, tasks))
         total = batch.stats.total
         record.calls_executed, record.calls_shared = total.executed, total.shared
-        self.said.setdefault("halo", [transcript(run.unwrap()) for run in batch])
+        self.said.setdefault("halo", [self.app.transcript(run.unwrap()) for run in batch])
         return record
 
     def b8(self, tasks: list[str], concurrency: int | None) -> RunRecord:
@@ -140,9 +184,9 @@ class Review(Trials):
         )
         record = RunRecord("B8", 0, extra={"concurrency": concurrency})
         with self.counted(record):
-            results = asyncio.run(gather(client, tasks, concurrency))
+            results = asyncio.run(gather(self.app.team, client, tasks, concurrency))
         record.calls_executed = client.calls
-        self.said.setdefault("B8", [transcript(result) for result in results])
+        self.said.setdefault("B8", [self.app.transcript(result) for result in results])
         return record
 
     def prepare(self, tasks: list[str], repeated: bool, against: list[str], known: str) -> None:
@@ -172,11 +216,16 @@ class Review(Trials):
         return sum(ours == theirs for ours, theirs in zip(self.said["halo"], self.said["B8"], strict=True))
 
 
-async def gather(client: BalancedOpenAIClient, tasks: list[str], concurrency: int | None) -> list[TaskResult]:
+async def gather(
+    team: Callable[[ChatCompletionClient], BaseGroupChat],
+    client: BalancedOpenAIClient,
+    tasks: list[Any],
+    concurrency: int | None,
+) -> list[TaskResult]:
     """Every task on a fresh team, at most `concurrency` at a time."""
     bound = asyncio.Semaphore(concurrency) if concurrency else nullcontext()
 
-    async def run(task: str) -> TaskResult:
+    async def run(task: Any) -> TaskResult:
         async with bound:
             return await team(client).run(task=task)
 
@@ -186,17 +235,18 @@ async def gather(client: BalancedOpenAIClient, tasks: list[str], concurrency: in
         await client.close()
 
 
-def bars(ratios: dict[str, Any], repeated: bool) -> dict[str, Any]:
+def bars(name: str, ratios: dict[str, Any], repeated: bool) -> dict[str, Any]:
     """What was promised, and whether it holds."""
     found: dict[str, Any] = {}
     if ratios["B8/halo"] is not None:
-        found["B8/halo"] = bar(ratios["B8/halo"]["median"], at_least=B8_BAR[repeated])
+        found["B8/halo"] = bar(ratios["B8/halo"]["median"], at_least=B8_BAR[repeated and name == "review"])
     if ratios["halo/oracle"] is not None:
         found["halo/oracle"] = bar(ratios["halo/oracle"]["median"], at_most=ORACLE_BAR)
     return found
 
 
 def main(
+    name: Annotated[str, typer.Argument(metavar="TEAM", help=f"Of {', '.join(APPS)}.")] = "review",
     rows_: Annotated[int, typer.Option("--rows", help="Tasks of the batch.")] = 32,
     against: Annotated[str, typer.Option(help="Systems beside Halo: B8, oracle.")] = "B8,oracle",
     trials: Annotated[int, typer.Option(help="Trials of each system, interleaved.")] = 3,
@@ -209,14 +259,17 @@ def main(
     ] = "",
     repeats: Annotated[str, typer.Option(help="Which variants: half, none, or both.")] = "both",
 ) -> None:
-    """Halo against the best plain AutoGen and the oracle, cold, on a review team."""
+    """An AutoGen team: Halo against the best plain AutoGen and the oracle, cold and interleaved."""
+    if name not in APPS:
+        raise typer.BadParameter(f"unknown team {name!r}; known: {', '.join(APPS)}")
+    app = APPS[name]
     systems = systems_of(against, ("B8", "oracle"))
     variants = variants_of(repeats)
     pool = shared.start(layout, dtype)
-    bench = Review(pool, tokens=tokens)
+    bench = Review(pool, app=app, tokens=tokens)
     documents: dict[str, Any] = {}
     for repeated in variants:
-        tasks = tasks_of(rows_, repeated)
+        tasks = app.tasks(rows_, repeated)
         bench.prepare(tasks, repeated, systems, b8_concurrency)
         bench.said.clear()
         records = bench.run(["halo", *systems], trials, partial(bench.one, tasks=tasks, repeated=repeated))
@@ -228,23 +281,28 @@ def main(
             "halo/oracle": ratio(records, "halo", "oracle"),
             "B8/oracle": ratio(records, "B8", "oracle"),
         }
-        name = "half" if repeated else "none"
-        documents[name] = report(
-            "review team, half of the tasks repeated" if repeated else "review team, no repeats",
+        kind = "half" if repeated else "none"
+        documents[kind] = report(
+            f"{app.title}, " + ("half of the tasks repeated" if repeated else "no repeats"),
             rows_,
             f"{len(pool.group(shared.MODEL).engines)} engines ({layout}), dtype {dtype}",
             records,
             compared,
             tokens=tokens,
             trials=trials,
-            calls_per_run=CALLS_PER_RUN,
+            calls_per_run=app.calls,
             equal_transcripts=equal,
-            bars=bars(compared, repeated),
+            bars=bars(name, compared, repeated),
         )
-        show(documents[name])
+        show(documents[kind])
     if json_ is not None:
         write(documents if len(documents) > 1 else next(iter(documents.values())), json_)
     pool.close()
+
+
+run_review = command_for(main, name="review")
+run_debate = command_for(main, name="debate")
+run_parallel = command_for(main, name="parallel")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -153,6 +155,19 @@ def variants_of(repeats: str) -> list[bool]:
     if variants is None:
         raise typer.BadParameter("--repeats takes half, none or both")
     return variants
+
+
+def command_for(main: Callable[..., None], **given: Any) -> Callable[..., None]:
+    """`main` as a command of its own with these arguments given."""
+
+    @functools.wraps(main)
+    def run(**options: Any) -> None:
+        main(**given, **options)
+
+    whole = inspect.signature(main, eval_str=True)
+    left = [parameter for name, parameter in whole.parameters.items() if name not in given]
+    run.__signature__ = whole.replace(parameters=left)  # type: ignore[attr-defined]
+    return run
 
 
 # -- the report --------------------------------------------------------------------------------------------------------

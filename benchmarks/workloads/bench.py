@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import json
 import statistics
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +12,7 @@ import typer
 
 from benchmarks import engines as shared
 from benchmarks.measure import RunRecord, ratio, report, write
-from benchmarks.trials import bar, console, show, systems_of
+from benchmarks.trials import bar, command_for, console, show, systems_of
 from benchmarks.workloads.catalog import NAMES, TOOLED, opened, repeats
 from benchmarks.workloads.systems import SYSTEMS, Systems
 
@@ -154,21 +151,7 @@ def _show_mean(documents: dict[str, Any]) -> None:
         console.print(f"B0/halo, geometric mean of {len(found)}: {statistics.geometric_mean(found):.2f}")
 
 
-def _named(name: str) -> Callable[..., None]:
-    """`main` for one workload, with its options."""
-
-    @functools.wraps(main)
-    def run(**options: Any) -> None:
-        main([name], **options)
-
-    whole = inspect.signature(main, eval_str=True)
-    run.__signature__ = whole.replace(  # type: ignore[attr-defined]
-        parameters=[parameter for key, parameter in whole.parameters.items() if key != "names"]
-    )
-    return run
-
-
-globals().update({f"run_{name.replace('-', '_')}": _named(name) for name in NAMES})
+globals().update({f"run_{name.replace('-', '_')}": command_for(main, names=[name]) for name in NAMES})
 
 
 if __name__ == "__main__":

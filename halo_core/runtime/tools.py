@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_ANYTHING = "*"
+"""Written by a write that does not say what it writes."""
+_SOMETHING = "+"
+"""Written by every write; watched by reads that do not say what they read."""
 MAX_RESULTS = 4096
 """Results kept for equal calls that come later; beyond it the least recently used are asked again."""
 SHOWN = 300
@@ -162,15 +166,19 @@ class ToolMemo:
         self._lock = threading.Lock()
         self._results: OrderedDict[tuple[Any, ...], concurrent.futures.Future[Any]] = OrderedDict()
         self._writes: Counter[str] = Counter()
-        self._unknown_writes = 0
+        """Beginnings and ends of writes, by source."""
+        self._under_way: Counter[str] = Counter()
 
-    def join(self, call: ToolCall) -> tuple[tuple[Any, ...], concurrent.futures.Future[Any], bool]:
-        """The key and the future result of a call that is shared, and whether the caller has to make it."""
+    def join(self, call: ToolCall) -> tuple[tuple[Any, ...], concurrent.futures.Future[Any], bool] | None:
+        """The key and the future result of a call that is shared, and whether the caller has to make it.
+
+        None where it must be made alone: what it reads is being written.
+        """
         with self._lock:
-            state: tuple[int, ...] = ()
-            if call.effect is Effect.READ:
-                state = (self._unknown_writes, *(self._writes[source] for source in call.sources))
-            key = (call.tool, call.signature, *state)
+            watched = self._watched(call)
+            if any(self._under_way[source] for source in watched):
+                return None
+            key = (call.tool, call.signature, *(self._writes[source] for source in watched))
             future = self._results.get(key)
             if future is not None:
                 self._results.move_to_end(key)
@@ -196,12 +204,28 @@ class ToolMemo:
             if self._results.get(key) is future:
                 del self._results[key]
 
-    def wrote(self, sources: tuple[str, ...]) -> None:
-        """Something was or will be written: what was read before is not what would be read now."""
+    @contextmanager
+    def written(self, sources: tuple[str, ...]) -> Iterator[None]:
+        """Something is written in the block: what was read before is not what would be read now.
+
+        Reads that begin meanwhile are not shared, for they may see the old or the new; () = it may be anything.
+        """
+        touched = sources or (_ANYTHING,)
         with self._lock:
-            self._writes.update(sources)
-            if not sources:
-                self._unknown_writes += 1
+            self._under_way.update((*touched, _SOMETHING))
+            self._writes.update((*touched, _SOMETHING))
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._under_way.subtract((*touched, _SOMETHING))
+                self._writes.update((*touched, _SOMETHING))
+
+    def _watched(self, call: ToolCall) -> tuple[str, ...]:
+        """Whose writes change what the call reads."""
+        if call.effect is not Effect.READ:
+            return ()
+        return (*call.sources, _ANYTHING) if call.sources else (_SOMETHING,)
 
     def clear(self) -> None:
         """Drop all results."""
@@ -237,8 +261,8 @@ class ToolDesk:
     async def acall(self, call: ToolCall, make: Callable[[], Awaitable[T]]) -> T:
         """Make the call, or wait for an equal one; from a task. Raises what the tool raises."""
         self._meet(call)
-        while self._shares(call):
-            key, future, mine = self.memo.join(call)
+        while self._shares(call) and (joined := self.memo.join(call)) is not None:
+            key, future, mine = joined
             if mine:
                 with self._lead(key, call, future) as lead:
                     async with self._passed(call):
@@ -276,8 +300,8 @@ class ToolDesk:
         """
         may_wait = not on_event_loop()
         self._meet(call)
-        while self._shares(call):
-            key, future, mine = self.memo.join(call)
+        while self._shares(call) and (joined := self.memo.join(call)) is not None:
+            key, future, mine = joined
             if mine:
                 with self._lead(key, call, future) as lead:
                     with self._entered(call, may_wait):
@@ -382,15 +406,8 @@ class ToolDesk:
 
     @contextmanager
     def _writing(self, call: ToolCall) -> Iterator[None]:
-        # Before, so that no read of the old state is handed out from now on; after, so that none that saw half is.
-        writes = call.effect is Effect.WRITE
-        if writes:
-            self.memo.wrote(call.sources)
-        try:
+        with self.memo.written(call.sources) if call.effect is Effect.WRITE else nullcontext():
             yield
-        finally:
-            if writes:
-                self.memo.wrote(call.sources)
 
     @contextmanager
     def _through(self, call: ToolCall) -> Iterator[tuple[list[Gate], list[Gate]]]:
