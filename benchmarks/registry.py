@@ -23,5 +23,6 @@ BENCHMARKS = {
     "iterative": "benchmarks.workloads.bench:run_iterative",
     "parallel": "benchmarks.workloads.bench:run_parallel",
     "consolidate": "benchmarks.consolidate:main",
+    "equality": "benchmarks.workloads.equality:main",
     "report": "benchmarks.report:main",
 }

@@ -30,7 +30,10 @@ from halo_adapters.langgraph.lift_code import CLOSED, LIBRARIES, functions_of, m
 from halo_adapters.langgraph.lift_models import ModelUse, model_use, unpaired
 from halo_adapters.langgraph.lift_prompts import prompt_template
 from halo_core.lift import NOTHING, code_digest, fields, is_a, is_library, package_of
-from halo_core.plan import PromptTemplate
+from halo_core.plan import Effect, PromptTemplate
+from halo_core.tools import spec_of
+from halo_core.tools.http import Http
+from halo_core.tools.sql import Sql
 
 DEPTH = 12
 """References followed from a node to a model, at most."""
@@ -55,6 +58,8 @@ class NodeInventory:
     """Prompt templates with how they were found; None for one that the plan's language cannot say."""
     tools: dict[str, BaseTool] = field(default_factory=dict)
     """By name."""
+    declared: dict[str, tuple[Effect | None, str]] = field(default_factory=dict)
+    """Functions under `halo_core.tool`, databases and HTTP clients, by name: effect (None: call by call), how found."""
     subgraphs: list[tuple[str, Pregel[Any, Any, Any, Any]]] = field(default_factory=list)
     """Compiled graphs with how they were found."""
     digests: list[bytes] = field(default_factory=list)
@@ -202,6 +207,9 @@ class _Scan:
         self._values({k: v for k, v in own.items() if k not in _ASIDE}, label, depth)
 
     def _function(self, function: FunctionType, label: str, depth: int) -> None:
+        spec = spec_of(function)
+        if spec is not None:
+            self.found.declared.setdefault(spec.name, (spec.effect, self.scope + label))
         agent = agent_model(function)
         if agent is not None:
             self._digest(f"agent {agent.prompt!r}")
@@ -256,6 +264,9 @@ class _Scan:
         """An object of the user's own class (or a framework's): its attributes, and what calling it runs."""
         kind = type(value)
         package = package_of(kind)
+        if issubclass(kind, Sql | Http):
+            name = value.name or getattr(value, "base_url", "") or "http"
+            self.found.declared.setdefault(name, (None, self.scope + label))
         if package == "openai" and kind.__name__ in _SDK:
             server = str(fields(value).get("_base_url") or "").rstrip("/")
             where = self.scope + label

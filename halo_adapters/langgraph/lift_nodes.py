@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -25,6 +25,7 @@ from halo_adapters.langgraph.lift_prompts import prompt_template
 from halo_adapters.langgraph.lift_returns import returns_of
 from halo_core.lift import fields
 from halo_core.plan import (
+    AdvisedTool,
     Effect,
     LLMOperator,
     MessagesSlot,
@@ -66,6 +67,7 @@ def lift_node(
         source=_source(spec, hints),
         effect=node_effect(spec.runnable, found, hints),
         advised_calls=tuple(model.advised() for model in found.models),
+        advised_tools=tuple(_advised_tools(found)),
     )
 
 
@@ -141,6 +143,14 @@ def node_effect(runnable: Any, found: NodeInventory, hints: Mapping[str, JsonVal
         return max(effects, key=order.index, default=Effect.WRITE)
     declared = spec_of(functions[0]) if len(functions) == 1 else None
     return declared.effect if declared is not None else Effect.WRITE
+
+
+def _advised_tools(found: NodeInventory) -> Iterator[AdvisedTool]:
+    for name, tool in found.tools.items():
+        yield AdvisedTool(name=name, effect=_tool_effect(tool))
+    for name, (effect, label) in found.declared.items():
+        if name not in found.tools:
+            yield AdvisedTool(name=name, effect=effect, found_in=label)
 
 
 def _tool_effect(tool: Any) -> Effect:

@@ -5,6 +5,7 @@ from halo_core.plan.edges import END, START, Barrier, Edge, Exit, Guard, StateKe
 from halo_core.plan.graph import close_loops, critical_path
 from halo_core.plan.operators import (
     AdvisedCall,
+    AdvisedTool,
     Effect,
     Join,
     LLMOperator,
@@ -28,6 +29,7 @@ __all__ = [
     "SKIPPED",
     "START",
     "AdvisedCall",
+    "AdvisedTool",
     "Barrier",
     "ConsolidatedPlan",
     "Edge",

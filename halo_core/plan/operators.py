@@ -92,6 +92,16 @@ class AdvisedCall(Frozen):
     """How the scan found the model (`closure 'llm'`, `global 'chain'`)."""
 
 
+class AdvisedTool(Frozen):
+    """A tool that a static scan expects inside an opaque step; only running code knows."""
+
+    name: str
+    effect: Effect | None = None
+    """What it does to the world; None = every call tells by itself (SQL by its text, HTTP by its method)."""
+    found_in: str = ""
+    """How the scan found it."""
+
+
 class _Operator(Frozen):
     name: str = Field(min_length=1)
     """Unique in the plan."""
@@ -154,6 +164,7 @@ class OpaqueStep(_Operator):
     kind: Literal["opaque"] = "opaque"
     effect: Effect = Effect.WRITE
     advised_calls: tuple[AdvisedCall, ...] = ()
+    advised_tools: tuple[AdvisedTool, ...] = ()
 
 
 class Route(_Operator):

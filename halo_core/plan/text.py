@@ -194,6 +194,9 @@ def details(operator: Operator) -> Iterator[str]:
         for call in operator.advised_calls:
             yield f"may call {call.model}" + (f" ({call.found_in})" if call.found_in else "")
             yield from ("  " + line for line in _call(call))
+        for tool in operator.advised_tools:
+            effect = tool.effect.value if tool.effect is not None else "reads or writes"
+            yield f"may use {tool.name} [{effect}]" + (f" ({tool.found_in})" if tool.found_in else "")
     elif isinstance(operator, ToolOperator) and operator.arguments:
         yield "with " + ", ".join(f"{k}={v!r}" for k, v in operator.arguments.items())
     if facts := _facts(operator.name, operator.source):
