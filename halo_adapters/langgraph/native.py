@@ -199,9 +199,10 @@ class NativeGraph:
                 except GraphInterrupt:
                     run.after_interrupt(tasks)
                     break
-                run.after_tick(tasks)
                 if ahead is not None:
-                    ahead.committed(tasks)
+                    ahead.commit(tasks)
+                else:
+                    run.after_tick(tasks)
         except (StopIteration, StopAsyncIteration) as error:
             # Pregel is an async generator, through which these two cannot pass
             raise RuntimeError(f"async generator raised {type(error).__name__}") from error
@@ -230,9 +231,10 @@ class NativeGraph:
                 except GraphInterrupt:
                     run.after_interrupt(tasks)
                     break
-                run.after_tick(tasks)
                 if ahead is not None:
-                    ahead.committed(tasks)
+                    ahead.commit(tasks)
+                else:
+                    run.after_tick(tasks)
         except StopIteration as error:
             raise RuntimeError("generator raised StopIteration") from error  # Pregel is a generator
         finally:

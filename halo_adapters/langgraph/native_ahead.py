@@ -108,7 +108,7 @@ class Ahead:
     def taken_over(self, tasks: Sequence[NativeTask]) -> list[NativeTask]:
         """The tasks of a step that begins, with those that are under way already in their places."""
         with self._lock:
-            self._in_step = len(tasks)
+            self._in_step = sum(task.node.name not in self._over for task in tasks)
             mine = [self._early[t.node.name][0] if self.handle(t) is not None else t for t in tasks]
             for task in mine:
                 self._left = [candidate for candidate in self._left if candidate.node is not task.node]
@@ -141,9 +141,10 @@ class Ahead:
             if self._in_step:  # else the next step begins at once
                 self.advance()
 
-    def committed(self, tasks: Sequence[NativeTask]) -> None:
-        """A step is over, its writes are applied."""
+    def commit(self, tasks: Sequence[NativeTask]) -> None:
+        """A step is over: apply its writes. Nobody reads the state meanwhile."""
         with self._lock:
+            self._run.after_tick(tasks)
             for task in tasks:
                 self._over.pop(task.node.name, None)
                 self._early.pop(task.node.name, None)
@@ -165,8 +166,9 @@ class Ahead:
 
     def _has_room(self) -> bool:
         """LangGraph's `max_concurrency` bounds the tasks of a run that are under way."""
-        limit = self._run.max_concurrency
-        return not limit or self._in_step + sum(not handle.done() for _, handle in self._early.values()) < limit
+        limit, step = self._run.max_concurrency, self._run.step
+        early = sum(task.step > step and not handle.done() for task, handle in self._early.values())
+        return not limit or self._in_step + early < limit
 
     def _is_over(self, name: str) -> bool:
         return name in self._committed or name in self._over

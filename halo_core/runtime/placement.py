@@ -1,6 +1,6 @@
 """Placement: on which engine a call is expected to end first.
 
-While engines have room, rows are divided evenly and each stays on its engine, where its conversations are. Once calls
+While engines have room, calls are divided evenly, and a row whose conversation an engine holds stays there. Once calls
 wait for engines anyway, uneven queues cost nothing and prefixes decide: a call goes where its conversation is, else
 where its role is at home (see `affinity`), and among those where the sum of outstanding work and its own uncached
 prompt is least.
@@ -89,19 +89,20 @@ class Placement:
     def _level(self, flight: Flight, own: Own, stations: list[Station]) -> list[Station]:
         """The engines that may take `flight` without one having to work much longer than another in the end.
 
-        A row stays where it is unless its engine has `SLACK` calls more than another, and so does a conversation that
-        belongs to no row. A row that begins, or moves, goes to the shortest queue. A queue counts the calls that its
-        own rows make now.
+        A conversation stays on the engine that holds it unless that has `SLACK` calls more than another. All else goes
+        to the shortest queue: what calls share with all rows, or not at all, is no reason to let an engine idle. A
+        queue counts the calls that its own rows make now.
         """
         queues = {s.engine.name: s.calls + self._coming[s.engine.name] for s in stations}
         if flight.home in queues:
             queues[flight.home] -= 1
         shortest = min(queues.values())
+        least = max(min(own.values()), 0)
+        worth = MIN_SHARED_CHUNKS if flight.call.origin.run else 1
 
         def fits(station: Station) -> bool:
             name = station.engine.name
-            at_home = flight.home == name if flight.call.origin.run else own[name] > 0
-            return queues[name] - shortest <= (SLACK if at_home else 0)
+            return queues[name] - shortest <= (SLACK if own[name] - least >= worth else 0)
 
         return list(filter(fits, stations))
 

@@ -408,7 +408,7 @@ def test_random_graphs_give_what_langgraph_gives(shape: Any, joins: bool, failin
     asyncio.run(both())
 
 
-def _random_app(shape: Any, joins: bool, failing: str) -> Any:
+def _random_app(shape: Any, joins: bool, failing: str, sync: bool = False) -> Any:
     keys: dict[str, Any] = {"seed": int, "log": Annotated[list, operator.add]} | dict.fromkeys(NAMES, int)
     builder: Any = StateGraph(TypedDict("S", keys, total=False))  # type: ignore[misc]
     names = NAMES[: len(shape)]
@@ -418,7 +418,10 @@ def _random_app(shape: Any, joins: bool, failing: str) -> Any:
         read = sorted(reads | ({"log"} if units == 3 else set()))
         schema: Any = TypedDict("G", {"seed": int, **{key: keys[key] for key in read}}, total=False)  # type: ignore[misc]
         builder.add_node(
-            name, _random_node(name, units, failing == name), input_schema=schema, metadata=PURE if units < 3 else None
+            name,
+            _random_node(name, units, failing == name, sync),
+            input_schema=schema,
+            metadata=PURE if units < 3 else None,
         )
         if joins and len(sources) > 1:
             builder.add_edge(sources, name)
@@ -428,14 +431,33 @@ def _random_app(shape: Any, joins: bool, failing: str) -> Any:
     return builder.compile()
 
 
-def _random_node(name: str, units: int, fails: bool) -> Any:
+def _random_node(name: str, units: int, fails: bool, sync: bool) -> Any:
     key = name
 
-    async def node(state: Any) -> Any:
-        await asyncio.sleep(0.002 * units)
+    def node(state: Any) -> Any:
         if fails:
             raise ValueError(name)
         text = ",".join(f"{k}={state[k]}" for k in sorted(state))
         return {key: sum(map(ord, text)) % 1000, "log": [f"{name}({text})"]}
 
-    return node
+    def waits(state: Any) -> Any:
+        time.sleep(0.001 * units)
+        return node(state)
+
+    async def awaits(state: Any) -> Any:
+        await asyncio.sleep(0.002 * units)
+        return node(state)
+
+    return waits if sync else awaits
+
+
+@given(shape=shapes, joins=st.booleans())
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+def test_random_graphs_of_synchronous_nodes(shape: Any, joins: bool) -> None:
+    """Early tasks end in threads of their own, at any moment of the superstep."""
+    outcomes = []
+    for overlapping in (False, True):
+        app = _random_app(shape, joins, "", sync=True)
+        app = accelerate(app) if overlapping else app
+        outcomes.append(app.invoke({"seed": 1}))
+    assert outcomes[0] == outcomes[1]
