@@ -98,11 +98,10 @@ class Placement:
             queues[flight.home] -= 1
         shortest = min(queues.values())
         least = max(min(own.values()), 0)
-        worth = MIN_SHARED_CHUNKS if flight.call.origin.run else 1
 
         def fits(station: Station) -> bool:
             name = station.engine.name
-            return queues[name] - shortest <= (SLACK if own[name] - least >= worth else 0)
+            return queues[name] - shortest <= (SLACK if own[name] > least else 0)
 
         return list(filter(fits, stations))
 
