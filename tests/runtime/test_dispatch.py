@@ -226,6 +226,30 @@ async def test_a_rows_conversations_are_in_one_place(executor: Executor, engine:
     assert len(set(where)) == 1
 
 
+async def test_a_row_without_a_conversation_does_not_queue_at_home(executor: Executor, engine: ScriptedEngine) -> None:
+    """Its steps share nothing with each other: several at once go where there is least to do, not all to one engine."""
+    other = ScriptedEngine(name="e1", slots=32)
+    engine.slots = 32
+    executor.pool.add(other)
+    for each in (engine, other):
+        await asyncio.wrap_future(executor.pool.thread.submit(each.start()))
+    batch = executor.open_batch("b")
+    runs = [executor.begin(batch, str(n)) for n in range(2)]
+
+    def call(n: int, text: str) -> LLMCall:
+        return replace(ask(text), origin=runs[n].origin("step"))
+
+    await asyncio.gather(*(executor.call(run, call(n, f"first of {n}")) for n, run in enumerate(runs)))
+    assert [len(engine.seen), len(other.seen)] == [1, 1]
+    engine.held = other.held = True
+    steps = [asyncio.create_task(executor.call(runs[0], call(0, f"step {i}"))) for i in range(4)]
+    await until(lambda: len(engine.seen) + len(other.seen) == 6)
+    assert [len(engine.seen) - 1, len(other.seen) - 1] == [2, 2]
+    for each in (engine, other):
+        executor.pool.thread.loop.call_soon_threadsafe(each.release)
+    await asyncio.gather(*steps)
+
+
 async def rows(executor: Executor, engine: ScriptedEngine, count: int) -> tuple[list[ScriptedEngine], list[list[str]]]:
     """Two calls of each of `count` rows that all have the same document in their prompts, and where they were made."""
     other = ScriptedEngine(name="e1", slots=32)
