@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +36,9 @@ def test_the_code_on_the_page_runs(name: str, simulated: EnginePool) -> None:
     blocks = BLOCK.findall((DOCS / name).read_text("utf-8"))
     scope: dict[str, Any] = {"__name__": f"docs_{name.removesuffix('.md')}"}
     for number, block in enumerate(blocks):
-        exec(compile(block, f"{name}, block {number}", "exec"), scope)
+        file = f"{name}, block {number}"
+        linecache.cache[file] = (len(block), None, block.splitlines(keepends=True), file)  # as if it were a file
+        exec(compile(block, file, "exec"), scope)
     assert {"app", "team"} & scope.keys()  # every page builds one
     assert sum(engine.counters.calls for engine in simulated.group("sim").engines)  # and calls the model
 

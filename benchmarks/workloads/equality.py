@@ -43,7 +43,7 @@ def main(
     layout: Annotated[str, typer.Option(help="Engine layout, ENGINESxCORES or auto (calibrated).")] = "2x1",
     json_: Annotated[Path | None, typer.Option("--json", help="Write what was found here.")] = None,
 ) -> None:
-    """Equality: rows of every workload on Halo and on plain LangGraph, float32, natural ends; exits 1 if any differs."""
+    """Rows of every workload on Halo and on plain LangGraph, float32, natural ends; exits 1 if any differs."""
     if unknown := [name for name in names or () if name not in NAMES]:
         raise typer.BadParameter(f"unknown workload {', '.join(unknown)}; known: {', '.join(NAMES)}")
     pool = shared.start(layout, "float32")

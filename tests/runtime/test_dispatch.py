@@ -234,17 +234,15 @@ async def test_a_row_without_a_conversation_does_not_queue_at_home(executor: Exe
     for each in (engine, other):
         await asyncio.wrap_future(executor.pool.thread.submit(each.start()))
     batch = executor.open_batch("b")
-    runs = [executor.begin(batch, str(n)) for n in range(2)]
-
-    def call(n: int, text: str) -> LLMCall:
-        return replace(ask(text), origin=runs[n].origin("step"))
-
-    await asyncio.gather(*(executor.call(run, call(n, f"first of {n}")) for n, run in enumerate(runs)))
-    assert [len(engine.seen), len(other.seen)] == [1, 1]
+    run = executor.begin(batch, "row")
+    await executor.call(run, replace(ask("first step"), origin=run.origin("step")))
+    before = [len(engine.seen), len(other.seen)]
+    assert sorted(before) == [0, 1]
     engine.held = other.held = True
-    steps = [asyncio.create_task(executor.call(runs[0], call(0, f"step {i}"))) for i in range(4)]
-    await until(lambda: len(engine.seen) + len(other.seen) == 6)
-    assert [len(engine.seen) - 1, len(other.seen) - 1] == [2, 2]
+    calls = [replace(ask(f"step {i}"), origin=run.origin("step")) for i in range(4)]
+    steps = [asyncio.create_task(executor.call(run, call)) for call in calls]
+    await until(lambda: len(engine.seen) + len(other.seen) == 5)
+    assert [len(engine.seen) - before[0], len(other.seen) - before[1]] == [2, 2]
     for each in (engine, other):
         executor.pool.thread.loop.call_soon_threadsafe(each.release)
     await asyncio.gather(*steps)
