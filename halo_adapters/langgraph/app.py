@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import threading
 from collections.abc import Sequence
 from concurrent.futures import Executor as ThreadExecutor
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,7 @@ class App:
         self._native_graph: NativeGraph | None = None
         self._reason: str | None = None
         self._judged = False
+        self._judging = threading.Lock()
         self._plan: Plan | None = None
         threads.lift_thread_cap(app, self.threads)
 
@@ -64,15 +66,23 @@ class App:
         from halo_adapters.langgraph import native
 
         if not self._judged:
-            self._judged = True
-            self._reason = native.ineligible(app)
-            if self._reason is None:
-                self._native_graph = native.NativeGraph(app, self.threads, self.starts(app))
-            logger.debug("%s runs on %s", self.name, self._reason or "the native executor")
+            with self._judging:  # the first rows of a synchronous batch come all at once
+                self._judge(app)
         options = {name: value for name, value in kwargs.items() if name != "context"}
         if self._native_graph is None or native.ineligible_call(config, **options) is not None:
             return None
         return self._native_graph
+
+    def _judge(self, app: Any) -> None:
+        from halo_adapters.langgraph import native
+
+        if self._judged:
+            return
+        self._reason = native.ineligible(app)
+        if self._reason is None:
+            self._native_graph = native.NativeGraph(app, self.threads, self.starts(app))
+        logger.debug("%s runs on %s", self.name, self._reason or "the native executor")
+        self._judged = True
 
     def why_not_native(self, app: Any) -> str | None:
         """Why this graph runs on LangGraph's own executor, None where it does not."""
