@@ -278,8 +278,13 @@ def test_runs_are_freed_without_the_garbage_collector(pool: ThreadPoolExecutor) 
     builder.add_conditional_edges("last", node_route, ["a", END])
     native = NativeGraph(builder.compile(), pool)
 
+    def alive() -> list[Any]:
+        return [each for each in gc.get_objects() if isinstance(each, NativeRun | NativeTask | Scope)]
+
     async def left() -> list[Any]:
         gc.disable()
+        others = alive()  # of earlier tests, whose threads may still be under way
+        known = {id(each) for each in others}
         try:
             for i in range(10):
                 await native.ainvoke({"n": i})
@@ -288,7 +293,7 @@ def test_runs_are_freed_without_the_garbage_collector(pool: ThreadPoolExecutor) 
                 if not found:
                     break
                 await asyncio.sleep(0.01)
-                found = [type(each) for each in gc.get_objects() if isinstance(each, NativeRun | NativeTask | Scope)]
+                found = [type(each) for each in alive() if id(each) not in known]
             return found
         finally:
             gc.enable()
