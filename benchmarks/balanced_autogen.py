@@ -9,6 +9,7 @@ from typing import Any
 from autogen_core.models import ChatCompletionClient, CreateResult, LLMMessage, ModelInfo, RequestUsage
 from autogen_ext.models.openai import OpenAIChatCompletionClient
 
+from benchmarks.balanced import Queues
 from benchmarks.engines import unlimited_http
 
 
@@ -21,18 +22,14 @@ class BalancedOpenAIClient(ChatCompletionClient):
             OpenAIChatCompletionClient(base_url=url, http_client=unlimited_http(), **settings)  # type: ignore[call-arg]
             for url in urls
         ]
-        self._under_way = [0] * len(urls)
+        self._queues = Queues(len(urls))
         self.calls = 0
 
     @contextmanager
     def _shortest(self) -> Iterator[OpenAIChatCompletionClient]:
-        i = min(range(len(self._servers)), key=self._under_way.__getitem__)
-        self._under_way[i] += 1
         self.calls += 1
-        try:
+        with self._queues.shortest() as i:
             yield self._servers[i]
-        finally:
-            self._under_way[i] -= 1
 
     async def create(self, messages: Sequence[LLMMessage], **options: Any) -> CreateResult:
         """One answer from the server with the fewest calls under way."""

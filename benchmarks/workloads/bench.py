@@ -108,8 +108,8 @@ def _document(
         limit = max(alone, statistics.median(r.wall_s for r in records if r.system == "oracle"))
         walls = [r.wall_s / limit for r in records if r.system == "halo"]
         ratios["halo/limit"] = {"median": statistics.median(walls), "min": min(walls), "max": max(walls)}
-    bars = {key: bar(found["median"], **_promised(name, bench, variant)[key]) for key, found in ratios.items()
-            if found is not None and key in _promised(name, bench, variant)}  # fmt: skip
+    promised = _promised(name, bench, variant)
+    bars = {key: bar(found["median"], **promised[key]) for key, found in ratios.items() if found and key in promised}
     kind = "every row distinct" if variant else "rows as in the source"
     how = "".join(
         [", synchronous nodes" * bench.sync, f", temperature {bench.temperature:g}" * bool(bench.temperature)]

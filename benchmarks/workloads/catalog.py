@@ -40,9 +40,8 @@ def opened(name: str, *, latency_scale: float, scale: float) -> Iterator[Workloa
         yield PRIMITIVES[name](scale)
         return
     make, data = TOOLED[name]
-    database = str(data.database())
-    with tool_server.running(database, latency_scale, data.__name__, data.MEAN_S) as address:
-        tools = Toolbox(database, address, data.QUERIES)
+    with tool_server.running(data, latency_scale) as address:
+        tools = Toolbox(str(data.database()), address, data.QUERIES)
         try:
             yield make(tools)
         finally:

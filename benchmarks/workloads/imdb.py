@@ -1,7 +1,7 @@
 """IMDb for W1 and W2: tables with the columns of its dumps, the queries by parameter, rows as questions about a title.
 
 The data come from a seeded generator that writes files of the dumps' format, or, where HALO_IMDB names a folder, from
-the dumps there (https://datasets.imdbws.com: title.basics.tsv.gz and four more). `wiki` caches and draws the same way.
+the dumps there (https://datasets.imdbws.com: title.basics.tsv.gz and four more).
 
 As in the paper, whose tools search for what the row asks about, rows have their HTTP requests almost to themselves;
 queries by year, genre, region or keyword are shared with other rows.
@@ -10,18 +10,14 @@ queries by year, genre, region or keyword are shared with other rows.
 from __future__ import annotations
 
 import gzip
-import hashlib
-import os
 import random
-import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from benchmarks.workloads import data
 from benchmarks.workloads.shape import Row
-from halo_core.pool.vllm_command import cache_dir
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -148,23 +144,15 @@ ORDER BY md5(b.tconst || $seed), b.tconst LIMIT $count
 
 def database() -> Path:
     """The DuckDB file with the five tables, made once: of the dumps in HALO_IMDB, else generated (about 2 MB)."""
-    given = dumps(FOLDER, FILES)
-    if given is not None:
-        return cached(f"imdb_dumps_{stamp(given)}", lambda connection, _: load(connection, given))
-
-    def generated(connection: DuckDBPyConnection, raw: Path) -> None:
-        generate(raw)
-        load(connection, {table: raw / names[0] for table, names in FILES.items()})
-
-    return cached(f"imdb_generated_{EDITION}", generated)
+    return data.database("imdb", FOLDER, FILES, load, generate, EDITION)
 
 
 def rows(count: int, distinct: bool, seed: int) -> list[Row]:
     """Questions, each about another title whatever `distinct` says: the paper draws them without repetition."""
-    found = drawn(database(), _CANDIDATES, count, seed)
+    found = data.drawn(database(), _CANDIDATES, count, seed)
     chance = random.Random(seed)
     for row in found:
-        row["keyword"] = longest_word(row["title"])
+        row["keyword"] = data.longest_word(row["title"])
     return [{"row": {"question": chance.choice(QUESTIONS).format(title=row["title"]), **row}} for row in found]
 
 
@@ -174,7 +162,9 @@ def load(connection: DuckDBPyConnection, files: Mapping[str, Path]) -> None:
         # Without a function within, DuckDB has its CSV reader cast, which stops at what TRY_CAST makes NULL.
         chosen = ", ".join(f'TRY_CAST(trim("{_camel(name)}") AS {type_}) AS {name}' for name, type_ in columns.items())
         options = "delim='\t', header=true, quote='', escape='', nullstr='\\N', all_varchar=true"
-        connection.execute(f"CREATE TABLE {table} AS SELECT {chosen} FROM read_csv({quoted(files[table])}, {options})")
+        connection.execute(
+            f"CREATE TABLE {table} AS SELECT {chosen} FROM read_csv({data.quoted(files[table])}, {options})"
+        )
 
 
 def _camel(name: str) -> str:
@@ -284,68 +274,3 @@ def _write(file: Path, lines: Iterable[Values]) -> None:
     with gzip.open(file, "wt", compresslevel=1, encoding="utf-8", newline="\n") as opened:
         for line in lines:
             opened.write("\t".join("\\N" if value is None else str(value) for value in line) + "\n")
-
-
-# What `wiki` does as well.
-
-
-def dumps(variable: str, names: Mapping[str, Sequence[str]]) -> dict[str, Path] | None:
-    """Table -> its file in the folder that the environment variable gives; None where it is not set.
-
-    names: table -> names that its file may have. Raises FileNotFoundError for tables without a file.
-    """
-    given = os.environ.get(variable)
-    if not given:
-        return None
-    folder = Path(given).expanduser().absolute()
-    found = {table: file for table, known in names.items() for file in (folder / n for n in known) if file.is_file()}
-    missing = [" or ".join(known) for table, known in names.items() if table not in found]
-    if missing:
-        raise FileNotFoundError(f"{variable}={folder} lacks {', '.join(missing)}; unset it to use generated data")
-    return found
-
-
-def stamp(files: Mapping[str, Path]) -> str:
-    """Of the files as they are now: another when one of them changes."""
-    states = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files.values()]
-    return hashlib.sha256(repr(states).encode()).hexdigest()[:8]
-
-
-def cached(name: str, fill: Callable[[DuckDBPyConnection, Path], None]) -> Path:
-    """The DuckDB file `name` of the benchmarks' cache, filled once; `fill` is also given a folder for its own files."""
-    folder = cache_dir() / "bench"
-    file = folder / f"{name}.duckdb"
-    if file.is_file():
-        return file
-    import duckdb
-
-    folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder) as raw:
-        unfinished = Path(raw) / file.name
-        with duckdb.connect(str(unfinished)) as connection:
-            fill(connection, Path(raw))
-        unfinished.replace(file)
-    return file
-
-
-def drawn(file: Path, candidates: str, count: int, seed: int) -> list[Row]:
-    """The first `count` of the candidates. Raises ValueError where there are fewer."""
-    import duckdb
-
-    with duckdb.connect(str(file), read_only=True) as connection:
-        cursor = connection.execute(candidates, {"count": count, "seed": str(seed)})
-        names = [column[0] for column in cursor.description or ()]
-        found: list[Row] = [dict(zip(names, values, strict=True)) for values in cursor.fetchall()]
-    if len(found) < count:
-        raise ValueError(f"there are {len(found)} distinct rows; {count} are asked for")
-    return found
-
-
-def longest_word(text: str) -> str:
-    """What to search for when asked for `text`; the text itself where it has no word."""
-    return max(re.findall(r"\w+", text), key=len, default=text)
-
-
-def quoted(file: Path) -> str:
-    """The file's name as SQL."""
-    return "'" + str(file).replace("'", "''") + "'"

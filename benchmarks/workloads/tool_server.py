@@ -16,11 +16,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from subprocess import PIPE, Popen
+from types import ModuleType
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
-
-MEAN_S = 6.0
-"""Of W5 and W6."""
 
 
 def latency_s(url: str, mean_s: float, scale: float) -> float:
@@ -29,15 +27,12 @@ def latency_s(url: str, mean_s: float, scale: float) -> float:
 
 
 @contextmanager
-def running(
-    database: str, latency_scale: float, queries: str = "benchmarks.workloads.tpch", mean_s: float = MEAN_S
-) -> Iterator[str]:
+def running(data: ModuleType, latency_scale: float) -> Iterator[str]:
     """A server in a process of its own; yields its address.
 
-    queries: the module whose QUERIES it answers.
-    mean_s: mean latency before the factor.
+    data: has `database()`, QUERIES, and MEAN_S, the mean latency before the factor.
     """
-    command = [sys.executable, "-m", __name__, database, str(latency_scale), queries, str(mean_s)]
+    command = [sys.executable, "-m", __name__, data.__name__, str(data.database()), str(latency_scale)]
     with Popen(command, stdin=PIPE, stdout=PIPE, text=True) as process:
         assert process.stdout is not None
         address = process.stdout.readline().strip()
@@ -55,8 +50,8 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     connection_: Any = None
     queries: Mapping[str, tuple[str, tuple[str, ...]]]
-    mean_s = MEAN_S
-    scale = 1.0
+    mean_s: float
+    scale: float
     count = 0
     lock = threading.Lock()
 
@@ -104,10 +99,10 @@ def main() -> None:
     """Serve until the parent is gone."""
     import duckdb
 
-    database, scale, queries, mean_s = sys.argv[1:]
+    name, database, scale = sys.argv[1:]
+    data = importlib.import_module(name)
     Handler.connection_ = duckdb.connect(database, read_only=True)
-    Handler.queries = importlib.import_module(queries).QUERIES
-    Handler.mean_s, Handler.scale = float(mean_s), float(scale)
+    Handler.queries, Handler.mean_s, Handler.scale = data.QUERIES, data.MEAN_S, float(scale)
     server = Server(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print(f"http://127.0.0.1:{server.server_address[1]}", flush=True)

@@ -12,10 +12,13 @@ import sys
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
+from benchmarks.workloads import data
 from benchmarks.workloads.shape import Row
-from halo_core.pool.vllm_command import cache_dir
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
 
 REGIONS = ("AFRICA", "AMERICA", "ASIA", "EUROPE", "MIDDLE EAST")
 SEGMENTS = ("AUTOMOBILE", "BUILDING", "FURNITURE", "HOUSEHOLD", "MACHINERY")
@@ -85,23 +88,15 @@ QUERIES = {
 
 def database(scale: float = 0.01) -> Path:
     """The DuckDB file with TPC-H's eight tables, made once (about 10 MB at scale 0.01)."""
-    folder = cache_dir() / "bench"
-    file = folder / f"tpch_{scale:g}.duckdb"
-    if file.is_file():
-        return file
-    import duckdb
 
-    folder.mkdir(parents=True, exist_ok=True)
-    generator = str(Path(sys.executable).with_name("tpchgen-cli"))
-    with TemporaryDirectory(dir=folder) as raw:
+    def fill(connection: DuckDBPyConnection, raw: Path) -> None:
+        generator = str(Path(sys.executable).with_name("tpchgen-cli"))
         command = [generator, "parquet", "-s", f"{scale:g}", f"--output-dir={raw}"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        unfinished = Path(raw) / file.name
-        with duckdb.connect(str(unfinished)) as connection:
-            for table in sorted(Path(raw).glob("*.parquet")):
-                connection.execute(f"CREATE TABLE {table.stem} AS SELECT * FROM read_parquet('{table}')")
-        unfinished.replace(file)
-    return file
+        for table in sorted(raw.glob("*.parquet")):
+            connection.execute(f"CREATE TABLE {table.stem} AS SELECT * FROM read_parquet({data.quoted(table)})")
+
+    return data.cached(f"tpch_{scale:g}", fill)
 
 
 _INPUT = re.compile(r"region=(?P<region>[A-Z ]+) segment=(?P<segment>[A-Z]+) year=(?P<year>\d{4})")

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.workloads.imdb import cached, drawn, dumps, longest_word, quoted, stamp
+from benchmarks.workloads import data
 from benchmarks.workloads.shape import Row
 
 if TYPE_CHECKING:
@@ -91,28 +91,20 @@ ORDER BY md5(a.title || $seed), a.title LIMIT $count
 
 def database() -> Path:
     """The DuckDB file with the three tables, made once: of the files in HALO_WIKI, else generated (about 2 MB)."""
-    given = dumps(FOLDER, FILES)
-    if given is not None:
-        return cached(f"wiki_dumps_{stamp(given)}", lambda connection, _: load(connection, given))
-
-    def generated(connection: DuckDBPyConnection, raw: Path) -> None:
-        generate(raw)
-        load(connection, {table: raw / names[0] for table, names in FILES.items()})
-
-    return cached(f"wiki_generated_{EDITION}", generated)
+    return data.database("wiki", FOLDER, FILES, load, generate, EDITION)
 
 
 def rows(count: int, distinct: bool, seed: int) -> list[Row]:
     """Articles to explain, each another one whatever `distinct` says: the paper draws them without repetition."""
-    found = drawn(database(), _CANDIDATES, count, seed)
-    return [{"row": {**row, "keyword": longest_word(row["topic"])}} for row in found]
+    found = data.drawn(database(), _CANDIDATES, count, seed)
+    return [{"row": {**row, "keyword": data.longest_word(row["topic"])}} for row in found]
 
 
 def load(connection: DuckDBPyConnection, files: Mapping[str, Path]) -> None:
     """Make the tables of the files. Raises duckdb.Error for one without the columns or with an id that is no number."""
     for table, columns in TABLES.items():
         chosen = ", ".join(f"CAST({name} AS {type_}) AS {name}" for name, type_ in columns.items())
-        file = quoted(files[table])
+        file = data.quoted(files[table])
         csv_options = "header=true, delim=',', quote='\"', escape='\"', all_varchar=true"
         source = f"read_parquet({file})" if files[table].suffix == ".parquet" else f"read_csv({file}, {csv_options})"
         connection.execute(f"CREATE TABLE {table} AS SELECT {chosen} FROM {source}")

@@ -30,7 +30,7 @@ def wrap_run(original: Any) -> Any:
             self = known
         if spec_of(function) is not None:  # its wrapper, inside, asks the desk
             return await original(self, args, cancellation_token)
-        call = tool_call(declare(self.name, {}), signature_of(args))
+        call = tool_call(declare(self.name, {}), signature_of(args), {"args": args})
         return await running.batch.desk.acall(call, lambda: original(self, args, cancellation_token))
 
     return run

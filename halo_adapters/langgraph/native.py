@@ -189,20 +189,15 @@ class NativeGraph:
         if threads is None:
             threads = self._threads[loop] = ThreadCalls(loop, self._plan.executor)
         run = NativeRun(self._plan, input, config, context, AsyncCallbackManager, acall, loop, threads)
-        ahead = run.ahead = Ahead(run, self.candidates) if self.candidates.nodes else None
+        ahead = self._ahead(run)
         try:
-            while tasks := run.tick():
-                if ahead is not None:
-                    tasks = ahead.taken_over(tasks)
+            while tasks := _tick(run):
                 try:
                     await _asuperstep(run, tasks)
                 except GraphInterrupt:
                     run.after_interrupt(tasks)
                     break
-                if ahead is not None:
-                    ahead.commit(tasks)
-                else:
-                    run.after_tick(tasks)
+                _commit(run, tasks)
         except (StopIteration, StopAsyncIteration) as error:
             # Pregel is an async generator, through which these two cannot pass
             raise RuntimeError(f"async generator raised {type(error).__name__}") from error
@@ -221,20 +216,15 @@ class NativeGraph:
         if isinstance(input, Command | Runnable):
             return Pregel.invoke(self.app, input, config, context=context)
         run = NativeRun(self._plan, input, config, context, CallbackManager, call)
-        ahead = run.ahead = Ahead(run, self.candidates) if self.candidates.nodes else None
+        ahead = self._ahead(run)
         try:
-            while tasks := run.tick():
-                if ahead is not None:
-                    tasks = ahead.taken_over(tasks)
+            while tasks := _tick(run):
                 try:
                     _superstep(run, tasks)
                 except GraphInterrupt:
                     run.after_interrupt(tasks)
                     break
-                if ahead is not None:
-                    ahead.commit(tasks)
-                else:
-                    run.after_tick(tasks)
+                _commit(run, tasks)
         except StopIteration as error:
             raise RuntimeError("generator raised StopIteration") from error  # Pregel is a generator
         finally:
@@ -242,6 +232,24 @@ class NativeGraph:
                 run.ahead = None
                 ahead.close()
         return run.result()
+
+    def _ahead(self, run: NativeRun) -> Ahead | None:
+        run.ahead = Ahead(run, self.candidates) if self.candidates.nodes else None
+        return run.ahead  # type: ignore[no-any-return]
+
+
+def _tick(run: NativeRun) -> Sequence[NativeTask]:
+    """The tasks of the superstep that begins; those under way already in their places."""
+    tasks = run.tick()
+    return tasks if run.ahead is None else run.ahead.taken_over(tasks)
+
+
+def _commit(run: NativeRun, tasks: Sequence[NativeTask]) -> None:
+    """The superstep is over: apply its writes."""
+    if run.ahead is None:
+        run.after_tick(tasks)
+    else:
+        run.ahead.commit(tasks)
 
 
 async def _asuperstep(run: NativeRun, tasks: Sequence[NativeTask]) -> None:

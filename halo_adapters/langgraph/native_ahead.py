@@ -13,6 +13,7 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -20,7 +21,7 @@ from typing import Any, NoReturn
 from langgraph.errors import GraphInterrupt
 
 from halo_adapters.langgraph.native_channels import NativeTask
-from halo_adapters.langgraph.native_plan import VALUED, BranchPlan, GraphPlan, NodePlan
+from halo_adapters.langgraph.native_plan import VALUED, BranchPlan, FunctionPlan, GraphPlan, NodePlan
 from halo_adapters.langgraph.native_run import NativeRun
 from halo_adapters.langgraph.native_scope import Scope, arguments, context_with
 from halo_adapters.langgraph.native_task import arun_task, call_function, run_task
@@ -63,11 +64,12 @@ def candidates(plan: GraphPlan, starts: Mapping[str, Start]) -> Candidates:
         node = plan.nodes.get(name)
         if node is None:
             continue
-        if reason := start.why_not or _odd(plan, node):
+        odd = _odd(plan, node)
+        if reason := start.why_not or odd:
             found.why_not[name] = reason
         begins = bool(start.without) and name not in found.why_not
         # In the first step, everything begins with the row.
-        looks = start.looks and start.step > 1 and node.function is not None and not _odd(plan, node)
+        looks = start.looks and start.step > 1 and node.function is not None and not odd
         if begins or looks:
             found.nodes.append(Candidate(node, start, begins, looks))
     return found
@@ -110,8 +112,6 @@ class Ahead:
         with self._lock:
             self._in_step = sum(task.node.name not in self._over for task in tasks)
             mine = [self._early[t.node.name][0] if self.handle(t) is not None else t for t in tasks]
-            for task in mine:
-                self._left = [candidate for candidate in self._left if candidate.node is not task.node]
         for task in mine:
             handle = self.handle(task)
             if handle is not None and handle.done() and not handle.cancelled():
@@ -234,40 +234,29 @@ class Ahead:
         self._looks[node.name] = frozenset(keys), handle
 
     async def _alook(self, task: NativeTask) -> None:
-        look, scope = Look(), Scope(self._run, task)
+        with self._glance(task) as (function, kwargs, context):
+            await call_function(self._run, function, task.input, kwargs, context)
+
+    def _look_in_thread(self, task: NativeTask) -> None:
+        with self._glance(task) as (function, kwargs, context):
+            if function.func is not None:
+                context.run(function.func, task.input, **kwargs)
+
+    @contextmanager
+    def _glance(self, task: NativeTask) -> Iterator[tuple[FunctionPlan, dict[str, Any], Context]]:
+        """The node's function, its injected arguments and a context that looks ahead."""
+        look, scope, function = Look(), Scope(self._run, task), task.node.function
+        assert function is not None
         context = context_with(scope.config)
         context.run(LOOKING.set, look)
-        function = task.node.function
-        assert function is not None
         try:
-            kwargs = arguments(function, scope.config, scope.runtime)
-            await call_function(self._run, function, task.input, kwargs, context)
-        except asyncio.CancelledError:
-            raise
+            yield function, arguments(function, scope.config, scope.runtime), context
         except (Exception, NotYet):
             pass  # the real run meets it again
         finally:
-            self._learn(task, look)
-
-    def _look_in_thread(self, task: NativeTask) -> None:
-        look, scope = Look(), Scope(self._run, task)
-        context = context_with(scope.config)
-        context.run(LOOKING.set, look)
-        function = task.node.function
-        try:
-            if function is not None and function.func is not None:
-                context.run(function.func, task.input, **arguments(function, scope.config, scope.runtime))
-        except (Exception, NotYet):
-            pass
-        finally:
-            self._learn(task, look)
-
-    def _learn(self, task: NativeTask, look: Look) -> None:
-        idle = self._known.idle
-        if look.calls:
-            idle[task.node.name] = -(1 << 30)  # it has lookups: never give up on it
-        else:
-            idle[task.node.name] += 1
+            idle = self._known.idle
+            # One that has lookups is never given up on.
+            idle[task.node.name] = -(1 << 30) if look.calls else idle[task.node.name] + 1
 
     # -- the end -------------------------------------------------------------------------------------------------
 

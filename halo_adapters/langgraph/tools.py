@@ -113,11 +113,12 @@ def _asked(
     spec = tool_spec(tool)
     if spec is None:
         return None
+    told = {"args": args, "kwargs": kwargs}
     if spec.key is not None and spec.shares:
         own = {name: value for name, value in kwargs.items() if name not in {*_INJECTED, "config", "runtime"}}
-        return run, tool_call(spec, signature_of(spec.key(*args, **own)))
+        return run, tool_call(spec, signature_of(spec.key(*args, **own)), told)
     given = dict(_seen(tool, name, value) for name, value in kwargs.items() if name not in _INJECTED)
-    return run, tool_call(spec, signature_of([list(args), given]))
+    return run, tool_call(spec, signature_of([list(args), given]), told)
 
 
 def _seen(tool: BaseTool, name: str, value: Any) -> tuple[str, Any]:

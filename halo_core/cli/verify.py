@@ -7,8 +7,6 @@ to the pool's engines, where the app's calls go under Halo.
 from __future__ import annotations
 
 import copy
-import functools
-import inspect
 import json
 import threading
 from collections import Counter
@@ -88,7 +86,7 @@ class Watch:
     ) -> None:
         OBSERVERS.remove(self._asked)
 
-    def _asked(self, call: ToolCall, make: Callable[[], Any]) -> None:
+    def _asked(self, call: ToolCall) -> None:
         run = SESSION.get()
         if call.effect is not Effect.WRITE or run is None:
             return
@@ -96,7 +94,7 @@ class Watch:
             self.refused.append(call.tool)
             raise WouldWriteError(f"{call.tool} may write, and would do so a second time: --allow-writes lets it")
         try:
-            arguments: Any = _arguments(make)
+            arguments: Any = _said(call)
         except Exception:  # whatever the app's objects raise: the call itself goes on
             arguments = {}
         write = _Write(run.batch.number, run.key, call.tool, arguments)
@@ -120,20 +118,16 @@ _CONTEXT = frozenset({"config", "runtime", "run_manager", "store", "tool_call_id
 """What frameworks hand to tools beside their arguments; a text or number of such a name is an argument all the same."""
 
 
-def _arguments(make: Callable[[], Any]) -> dict[str, Any]:
-    """What a tool is asked, as JSON data: the values that the function that calls it has bound."""
-    if isinstance(make, functools.partial):
-        bound: Mapping[str, Any] = {"args": make.args, "kwargs": make.keywords}
-    else:
-        bound = inspect.getclosurevars(make).nonlocals
+def _said(call: ToolCall) -> dict[str, Any]:
+    """What a tool is asked, as JSON data."""
     told: dict[str, Any] = {}
-    for name, value in sorted(bound.items()):
+    for name, value in call.arguments.items():
         if name == "args" and isinstance(value, tuple):
             told[name] = [_sayable(inner) for inner in value]
         elif name == "kwargs" and isinstance(value, Mapping):
             told[name] = {key: _sayable(inner) for key, inner in value.items() if not _is_context(key, inner)}
-        elif (said := _sayable(value)) != _nameless(value):  # the tool itself, and the like
-            told[name] = said
+        else:
+            told[name] = _sayable(value)
     return told
 
 
@@ -143,9 +137,6 @@ def _is_context(name: str, value: Any) -> bool:
 
 def _sayable(value: Any) -> Any:
     """A value as JSON data; what has no text that is equal for equal values becomes the name of its type."""
-    if hasattr(value, "method") and hasattr(value, "url"):  # an HTTP request
-        content = getattr(value, "content", b"")
-        return [str(value.method), str(value.url), content.decode("utf-8", "backslashreplace")]
     if signature_of(value) is None:
         return _nameless(value)
     return to_jsonable_python(value, bytes_mode="base64", inf_nan_mode="strings", fallback=_nameless)

@@ -27,7 +27,7 @@ class Look:
 
     def __init__(self) -> None:
         self.calls = 0
-        """Tool calls that it made or joined."""
+        """Tool calls that it was the first to make."""
 
 
 LOOKING: ContextVar[Look | None] = ContextVar("halo_look", default=None)

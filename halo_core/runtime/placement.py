@@ -21,7 +21,7 @@ STICKINESS = 4.0
 LOYALTY = 32.0
 """A conversation stays on its engine until that engine's queue is longer by so many times what moving would lose."""
 SLACK = 4
-"""Calls by which the queue of a row's engine may be longer than another's before the row moves."""
+"""Calls by which the queue of a conversation's engine may be longer than another's before it moves."""
 MAX_ROWS = 4096
 """Rows whose last engine is remembered."""
 

@@ -12,10 +12,10 @@ import copy
 import threading
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from contextvars import ContextVar, copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from halo_core.plan import Effect
@@ -55,18 +55,20 @@ class ToolCall:
     max_inflight: int | None = None
     retries: int = 0
     timeout_s: float | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """What it is asked, for those who watch."""
 
     def __str__(self) -> str:
         asked = self.signature or "arguments that have no text"
         return f"tool {self.tool!r} called with {asked if len(asked) <= SHOWN else f'{asked[:SHOWN]}...'}"
 
 
-Observer = Callable[[ToolCall, Callable[[], Any]], object]
+Observer = Callable[[ToolCall], object]
 
 OBSERVERS: list[Observer] = []
 """Hear of every write, and other calls that no equal one answers, before it is made, in the caller's context.
 
-They get the call and the function that makes it. What they raise, the caller gets instead of a result.
+What they raise, the caller gets instead of a result.
 """
 
 
@@ -279,7 +281,7 @@ class ToolDesk:
             self._claim(key, call)
             return copy.deepcopy(shared)
         not_ahead()
-        _observe(call, make)
+        _observe(call)
         record = self._record(call)
         if record is not None and record.known:
             return record.result  # type: ignore[no-any-return]
@@ -320,7 +322,7 @@ class ToolDesk:
             self._claim(key, call)
             return copy.deepcopy(shared)
         not_ahead()
-        _observe(call, make)
+        _observe(call)
         record = self._record(call)
         if record is not None and record.known:
             return record.result  # type: ignore[no-any-return]
@@ -404,10 +406,8 @@ class ToolDesk:
                 self._unclaimed.add(key)
             self.memo.settle(key, call, future, kept)
 
-    @contextmanager
-    def _writing(self, call: ToolCall) -> Iterator[None]:
-        with self.memo.written(call.sources) if call.effect is Effect.WRITE else nullcontext():
-            yield
+    def _writing(self, call: ToolCall) -> AbstractContextManager[None]:
+        return self.memo.written(call.sources) if call.effect is Effect.WRITE else nullcontext()
 
     @contextmanager
     def _through(self, call: ToolCall) -> Iterator[tuple[list[Gate], list[Gate]]]:
@@ -504,9 +504,9 @@ class ToolDesk:
             self._stats(call.tool).queued_s += seconds
 
 
-def _observe(call: ToolCall, make: Callable[[], Any]) -> None:
+def _observe(call: ToolCall) -> None:
     for observer in tuple(OBSERVERS):
-        observer(call, make)
+        observer(call)
 
 
 def _cause(error: Exception, call: ToolCall) -> str:

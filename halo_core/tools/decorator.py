@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from halo_core.runtime import SESSION, ToolCall
@@ -55,12 +55,12 @@ def tool(function: Any = None, /, *, name: str = "", **hints: Any) -> Any:
 
 def _call_of(spec: ToolSpec, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> ToolCall:
     """The call that `function(*args, **kwargs)` is, for the runtime. Raises TypeError for arguments it cannot have."""
-    shared = spec.key is not None and spec.shares
-    equal = spec.key(*args, **kwargs) if shared and spec.key else bound_arguments(function, args, kwargs)
-    return tool_call(spec, signature_of(equal))
+    own = spec.key if spec.shares else None
+    equal = own(*args, **kwargs) if own else bound_arguments(function, args, kwargs)
+    return tool_call(spec, signature_of(equal), {"args": args, "kwargs": kwargs})
 
 
-def tool_call(spec: ToolSpec, signature: str | None) -> ToolCall:
+def tool_call(spec: ToolSpec, signature: str | None, arguments: Mapping[str, Any]) -> ToolCall:
     """The call of a declared tool with this signature."""
     return ToolCall(
         spec.name,
@@ -71,6 +71,7 @@ def tool_call(spec: ToolSpec, signature: str | None) -> ToolCall:
         spec.max_inflight,
         spec.retries,
         spec.timeout_s,
+        arguments,
     )
 
 

@@ -154,9 +154,17 @@ class Http:
         effect = Effect.READ if request.method in _READS else Effect.WRITE
         host = request.url.host
         headers = {name: request.headers[name] for name in self._mattering if name in request.headers}
-        signature = signature_of([request.method, canonical_url(str(request.url)), headers, request.read()])
-        backend = f"http {host}"
-        return ToolCall(self.name or host, effect, signature, (host,), backend, self.max_inflight, self._retries)
+        url, content = str(request.url), request.read()
+        return ToolCall(
+            self.name or host,
+            effect,
+            signature_of([request.method, canonical_url(url), headers, content]),
+            (host,),
+            f"http {host}",
+            self.max_inflight,
+            self._retries,
+            arguments={"request": [request.method, url, content.decode("utf-8", "backslashreplace")]},
+        )
 
 
 def http(

@@ -155,7 +155,16 @@ class Sql:
         changing = statement.volatile and effect is not Effect.WRITE
         signature = None if changing else signature_of([statement.text, parameters])
         # Tables may be views of each other, so the source is the whole database: a write ends the sharing of its reads.
-        return ToolCall(self.name, effect, signature, (self.name,), self.name, self.max_inflight, self._retries)
+        return ToolCall(
+            self.name,
+            effect,
+            signature,
+            (self.name,),
+            self.name,
+            self.max_inflight,
+            self._retries,
+            arguments={"text": text, "parameters": parameters},
+        )
 
     def close(self) -> None:
         """Close the database; queries under way end first."""

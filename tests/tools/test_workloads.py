@@ -22,9 +22,8 @@ WORKLOADS = {"W5": (w5.workload, 7, 9), "W6": (w6.workload, 9, 12)}
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[tuple[Path, str]]:
-    database = tpch.database()
-    with tool_server.running(str(database), latency_scale=0.002) as address:
-        yield database, address
+    with tool_server.running(tpch, latency_scale=0.002) as address:
+        yield tpch.database(), address
 
 
 @pytest.fixture

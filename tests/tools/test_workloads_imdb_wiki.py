@@ -86,12 +86,7 @@ def generated() -> Iterator[None]:
 def served() -> Iterator[dict[str, str]]:
     """The address of each data set's server."""
     with ExitStack() as stack:
-        yield {
-            name: stack.enter_context(
-                tool_server.running(str(data.database()), 0.002, queries=data.__name__, mean_s=data.MEAN_S)
-            )
-            for name, data in DATA.items()
-        }
+        yield {name: stack.enter_context(tool_server.running(data, latency_scale=0.002)) for name, data in DATA.items()}
 
 
 @pytest.fixture
