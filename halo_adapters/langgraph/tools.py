@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import typing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -21,6 +22,9 @@ from halo_core.tools import ToolSpec, declare, signature_of, spec_of, tool_call
 
 _INJECTED = frozenset({"run_manager", "store", "tool_call_id"})
 """Arguments that LangChain puts in: they tell callers apart, not questions. State and config may be what is read."""
+
+_OF_THE_RUN = ("InjectedState", "InjectedStore", "InjectedToolCallId", "ToolRuntime")
+"""Annotations of arguments that LangGraph puts in."""
 
 _LANGGRAPHS = ("__", "checkpoint_")
 """Beginnings of the keys that LangGraph puts into every config; they differ from task to task."""
@@ -117,6 +121,10 @@ def _asked(
     if spec.key is not None and spec.shares:
         own = {name: value for name, value in kwargs.items() if name not in {*_INJECTED, "config", "runtime"}}
         return run, tool_call(spec, signature_of(spec.key(*args, **own)), told)
+    if not spec.shares:
+        # The row's state has other message ids when the row is resumed: what it is asked to write has not.
+        own = {name: value for name, value in kwargs.items() if name not in _handed(tool)}
+        return run, tool_call(spec, signature_of([list(args), own]), {"args": args, "kwargs": own})
     given = dict(_seen(tool, name, value) for name, value in kwargs.items() if name not in _INJECTED)
     return run, tool_call(spec, signature_of([list(args), given]), told)
 
@@ -138,8 +146,29 @@ def _configurable(config: Any) -> Any:
 
 def _takes_config(tool: Any) -> bool:
     """Whether the tool's own code is handed the config; LangChain's wrappers around functions always are."""
-    bodies = [body for name in ("func", "coroutine") if (body := getattr(tool, name, None)) is not None]
-    return any(map(_asks_for_config, bodies or [type(tool)._run, type(tool)._arun]))
+    return any(map(_asks_for_config, _bodies(tool)))
+
+
+def _handed(tool: Any) -> set[str]:
+    """The arguments that frameworks put in, not who asks."""
+    schema = [tool.args_schema] if isinstance(tool.args_schema, type) else []
+    return {*_INJECTED, "config", "runtime"}.union(*map(_from_state, [*_bodies(tool), *schema]))
+
+
+def _bodies(tool: Any) -> list[Callable[..., Any]]:
+    """The tool's own code."""
+    given = [body for name in ("func", "coroutine") if (body := getattr(tool, name, None)) is not None]
+    return given or [type(tool)._run, type(tool)._arun]
+
+
+@functools.lru_cache(maxsize=1024)
+def _from_state(code: Any) -> frozenset[str]:
+    """The arguments that are annotated as taken from the graph's state, store or run."""
+    try:
+        hints = typing.get_type_hints(code, include_extras=True)
+    except Exception:  # names that only a type checker sees
+        hints = getattr(code, "__annotations__", {})
+    return frozenset(name for name, hint in hints.items() if any(word in str(hint) for word in _OF_THE_RUN))
 
 
 @functools.lru_cache(maxsize=1024)

@@ -17,12 +17,14 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.prebuilt import InjectedState, ToolNode, ToolRuntime
 from langgraph.types import Command
+from pydantic import BaseModel
 
 import halo_adapters.langgraph as halo
 import halo_core
 from halo_adapters.langgraph import tools as hooks
 from halo_adapters.langgraph.lift import lift
 from halo_core.pool import PoolConfig, configure
+from halo_core.runtime import tools as runtime_tools
 from halo_core.tools import ToolDeclarationError
 
 
@@ -195,6 +197,48 @@ def test_what_a_tool_reads_of_runtime_and_config_tells_questions_apart() -> None
     assert sorted(seen["config"]) == [(q, user) for q in range(3) for user in "ab"]
     assert sorted(seen["neither"]) == [0, 1, 2]
     assert contents(outs) == contents(graph(tools, plain=True).batch(ROWS, configs))
+
+
+def test_a_write_is_known_again_when_its_row_is_resumed() -> None:
+    """The journal knows a write by what it is asked: the ids of the row's messages are others in every run."""
+    ids: list[str] = []
+
+    def book(
+        q: int, state: Annotated[dict[str, Any], InjectedState], runtime: ToolRuntime, config: RunnableConfig
+    ) -> str:
+        """Book it."""
+        ids.append(state["messages"][0].id)
+        return "booked"
+
+    class Booking(BaseModel):
+        q: int
+        messages: Annotated[list[Any], InjectedState("messages")]
+
+    def note(q: int, messages: list[Any]) -> str:
+        """Note it."""
+        return f"{len(messages)} messages"
+
+    hints = {"halo": {"effect": "write"}}
+    tools = [
+        StructuredTool.from_function(book, metadata=hints),
+        StructuredTool.from_function(note, args_schema=Booking, metadata=hints),
+    ]
+    runs: list[list[tuple[str, str | None]]] = []
+    for _ in range(2):
+        calls: list[tuple[str, str | None]] = []
+
+        def watch(call: runtime_tools.ToolCall, calls: list[tuple[str, str | None]] = calls) -> None:
+            calls.append((call.tool, call.signature))
+
+        runtime_tools.OBSERVERS.append(watch)
+        try:
+            outs = graph(tools).batch(ROWS[:2])
+        finally:
+            runtime_tools.OBSERVERS.remove(watch)
+        assert [found[0] for found in contents(outs)[0]] == ["booked", "1 messages"]
+        runs.append(sorted(calls))
+    assert len(set(ids)) == 4
+    assert runs[0] == runs[1] and len(set(runs[0])) == 4
 
 
 def test_a_shared_result_is_each_rows_own() -> None:
