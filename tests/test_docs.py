@@ -38,7 +38,7 @@ def test_the_code_on_the_page_runs(name: str, simulated: EnginePool) -> None:
     for number, block in enumerate(blocks):
         file = f"{name}, block {number}"
         linecache.cache[file] = (len(block), None, block.splitlines(keepends=True), file)  # as if it were a file
-        exec(compile(block, file, "exec"), scope)
+        exec(compile(block, file, "exec", dont_inherit=True), scope)
     assert {"app", "team"} & scope.keys()  # every page builds one
     assert sum(engine.counters.calls for engine in simulated.group("sim").engines)  # and calls the model
 

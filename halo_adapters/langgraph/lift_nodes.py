@@ -22,6 +22,7 @@ from halo_adapters.langgraph.lift_agent import agent_model
 from halo_adapters.langgraph.lift_code import functions_of, mentions, only_computes
 from halo_adapters.langgraph.lift_models import ModelUse, model_use
 from halo_adapters.langgraph.lift_prompts import prompt_template
+from halo_adapters.langgraph.lift_proof import prove
 from halo_adapters.langgraph.lift_returns import returns_of
 from halo_core.lift import fields
 from halo_core.plan import (
@@ -60,12 +61,18 @@ def lift_node(
             tools=use.tools,
             response_format=use.response_format,
         )
+    effect, doubt = node_effect(spec.runnable, found, hints), ""
+    if effect is Effect.WRITE and _hinted(hints) is None and not isinstance(spec.runnable, ToolNode):
+        proof = prove(spec.runnable, composed, _tool_effect)
+        effect, doubt = proof.effect, proof.doubt
+        reads = reads if proof.reads is None else tuple(key for key in reads if key in proof.reads)
     return OpaqueStep(
         name=name,
         reads=reads,
         writes=node_writes(spec.runnable, found, state),
         source=_source(spec, hints),
-        effect=node_effect(spec.runnable, found, hints),
+        effect=effect,
+        doubt=doubt,
         advised_calls=tuple(model.advised() for model in found.models),
         advised_tools=tuple(_advised_tools(found)),
     )

@@ -19,7 +19,8 @@ from langgraph.types import Command, Send
 from halo_adapters.langgraph.lift_code import constants, functions_of
 from halo_core.lift import NOTHING, lookup
 
-_Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+"""Source of a function."""
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
 
 
@@ -51,7 +52,7 @@ def returns(function: FunctionType | MethodType) -> Returns:
     """What `function` can return; `unknown` where its source is missing, ambiguous or shows too little."""
     plain = function.__func__ if isinstance(function, MethodType) else function
     found = Returns()
-    node = _definition(plain) if isinstance(plain, FunctionType) else None
+    node = definition(plain) if isinstance(plain, FunctionType) else None
     if node is None or not isinstance(plain, FunctionType):
         found.unknown = True
         return found
@@ -83,7 +84,7 @@ def returns_of(target: Any) -> Returns:
 class _Reader:
     """Sorts the expressions that one function returns."""
 
-    def __init__(self, function: FunctionType, node: _Function, found: Returns) -> None:
+    def __init__(self, function: FunctionType, node: Function, found: Returns) -> None:
         self.function = function
         self.found = found
         self.constants = {value for value in constants(function.__code__) if isinstance(value, str)}
@@ -177,7 +178,7 @@ class _Reader:
         return NOTHING
 
 
-def _definition(function: FunctionType) -> _Function | None:
+def definition(function: FunctionType) -> Function | None:
     """The function's node in the tree of its file, if there is exactly one candidate."""
     code = function.__code__
     source = "".join(linecache.getlines(code.co_filename, function.__globals__))
@@ -188,13 +189,13 @@ def _definition(function: FunctionType) -> _Function | None:
 
 
 @functools.lru_cache(maxsize=64)
-def _definitions(source: str) -> tuple[tuple[_Function, str, int], ...]:
+def _definitions(source: str) -> tuple[tuple[Function, str, int], ...]:
     """All functions of a source file with their names and first lines (decorators included)."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):
         return ()
-    found: list[tuple[_Function, str, int]] = []
+    found: list[tuple[Function, str, int]] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             found.append((node, node.name, min([node.lineno, *(d.lineno for d in node.decorator_list)])))
@@ -211,7 +212,7 @@ def _own(node: ast.AST) -> Iterator[ast.AST]:
             yield from _own(child)
 
 
-def _assigned_once(node: _Function) -> dict[str, ast.expr]:
+def _assigned_once(node: Function) -> dict[str, ast.expr]:
     """Local names that are assigned once and used for nothing but being returned."""
     if isinstance(node, ast.Lambda):
         return {}

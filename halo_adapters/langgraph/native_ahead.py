@@ -187,6 +187,8 @@ class Ahead:
         """The node's input as its step will find it, of those `keys`."""
         values: dict[str, Any] = {}
         for name in candidate.node.pregel.channels:
+            if name not in keys:
+                continue  # not known yet, or not what the code asks for
             channel: Any = self._run.state.channels[name]
             by_step: dict[int, list[NativeTask]] = defaultdict(list)
             for writer in keys.get(name, ()):

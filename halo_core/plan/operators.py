@@ -163,6 +163,8 @@ class OpaqueStep(_Operator):
 
     kind: Literal["opaque"] = "opaque"
     effect: Effect = Effect.WRITE
+    doubt: str = ""
+    """What may change the world outside, where nobody declared the effect."""
     advised_calls: tuple[AdvisedCall, ...] = ()
     advised_tools: tuple[AdvisedTool, ...] = ()
 

@@ -99,7 +99,8 @@ class _Reading:
         keys: dict[str, frozenset[str]] = {}
         why_not = ""
         if effect is Effect.WRITE:
-            why_not = "it may change the world outside"
+            doubt = operator.doubt if isinstance(operator, OpaqueStep) else ""
+            why_not = "it may change the world outside" + (f": {doubt}" if doubt else "")
         elif unsure is not None:
             why_not = f"{unsure}, which may run before it, may change what it looks at"
         for key in self.reducers if operator.reads is None else operator.reads:
@@ -110,7 +111,7 @@ class _Reading:
         return replace(
             made,
             without=() if why_not else tuple(o.name for o in earlier if o.name not in waited),
-            looks=isinstance(operator, OpaqueStep) and effect is not Effect.WRITE and unsure is None,
+            looks=isinstance(operator, OpaqueStep) and effect is Effect.READ and unsure is None,
         )
 
     def _await(self, key: str, earlier: list[Operator], keys: dict[str, frozenset[str]]) -> str:

@@ -197,6 +197,11 @@ def plain(state: Any) -> Any:
     return {"c": 1}
 
 
+def tells(state: Any) -> Any:
+    print("as we speak")
+    return {"b": 1}
+
+
 def two(
     second: Callable[[Any], Any], reads: tuple[str, ...], *, effect: Any = PURE, first: Any = PURE, b: Any = None
 ) -> Any:
@@ -212,14 +217,17 @@ def two(
 def test_reasons() -> None:
     assert why(two(plain, ("a",)), "c") == ""
     assert starts(lift(two(plain, ("a",)).compile()))["c"].without == ("b",)
-    assert why(two(plain, ("a",), effect=None), "c") == "it may change the world outside"
+    assert why(two(plain, ("a",), effect=None), "c") == ""
+    assert why(two(tells, ("a",), effect=None), "c") == (
+        "it may change the world outside: its code calls print, of which nothing is known"
+    )
     assert why(two(plain, ("messages",)), "c") == (
         "'messages' is reduced by langgraph.graph.message.add_messages when a step ends"
     )
     # A reader must see what is written outside before it, a pure node need not.
-    builder = two(plain, ("a",), effect=READ, first=None)
+    builder = two(plain, ("a",), effect=READ, first=None, b=tells)
     assert starts(lift(builder.compile()))["c"].after == {"a", "b"}
-    assert starts(lift(two(plain, ("a",), first=None).compile()))["c"].after == {"a"}
+    assert starts(lift(two(plain, ("a",), first=None, b=tells).compile()))["c"].after == {"a"}
 
 
 def test_what_may_or_may_not_run_is_not_relied_on() -> None:
