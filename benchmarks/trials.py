@@ -88,11 +88,11 @@ class Trials:
             self.sweep(repeated, name, bounds, one, rows)
 
     def prepare_oracle(self, repeated: bool, run: Callable[[], object], wanted: bool) -> None:
-        """Record the calls of a run (uncounted); if the oracle is `wanted`, find its faster division of them."""
-        with self.recorded() as calls:
-            run()
-        self.calls[repeated] = calls
+        """If the oracle is `wanted`, record the calls of a run (uncounted) and find its faster division of them."""
         if wanted:
+            with self.recorded() as calls:
+                run()
+            self.calls[repeated] = calls
             timed = {d.__name__: (self.oracle(repeated, d), d) for d in (oracle.spread, oracle.packed)}
             best = min(timed, key=lambda name: timed[name][0].wall_s)
             self.division[repeated] = timed[best][1]

@@ -165,7 +165,7 @@ class Systems(Trials):
         """Find B0's bound at a quarter of the rows and record the oracle's calls, uncounted.
 
         Returns the seconds that the first row takes alone, by hand, on cold and idle engines: no system that runs the
-        app can be faster than its longest row.
+        app can be faster than its longest row. 0.0 where nobody asks: without the oracle, or with synchronous nodes.
         """
         quarter = rows[: max(len(rows) // 4, 2)]
         self.b0(quarter[:2], None)  # warm up clients and engines
@@ -175,9 +175,8 @@ class Systems(Trials):
             part = len(rows) // len(quarter)
             run = partial(self.b0, quarter)
             self.find_bound(variant, "B0", bounds, lambda b: run(b and max(b // part, 1)), len(quarter), known)
-        if "oracle" in against:
-            self.prepare_oracle(variant, lambda: self.halo(rows), True)
-        alone = 0.0 if self.sync else self.by_script("B7", rows[:1]).wall_s
+        self.prepare_oracle(variant, lambda: self.halo(rows), "oracle" in against)
+        alone = 0.0 if self.sync or "oracle" not in against else self.by_script("B7", rows[:1]).wall_s
         self.answers.clear()
         return alone
 
