@@ -20,9 +20,10 @@ from inspect import CO_VARARGS, CO_VARKEYWORDS
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+from langchain_core.runnables.config import run_in_executor
 from langchain_core.tools import BaseTool
 
-from halo_adapters.langgraph.lift_code import LIBRARIES, functions_of
+from halo_adapters.langgraph.lift_code import LIBRARIES
 from halo_adapters.langgraph.lift_harmless import (
     CALLED,
     CALLING,
@@ -42,7 +43,7 @@ from halo_adapters.langgraph.lift_harmless import (
     is_harmless_class,
 )
 from halo_adapters.langgraph.lift_returns import Function, definition
-from halo_core.lift import NOTHING, all_code, is_a, is_library, lookup, static_attribute
+from halo_core.lift import NOTHING, all_code, fields, is_a, is_library, lookup, static_attribute
 from halo_core.plan import Effect
 from halo_core.tools import spec_of
 from halo_core.tools.http import Http
@@ -83,18 +84,36 @@ def prove(target: Any, composed: Callable[[Any], bool], tool_effect: Callable[[A
     composed: whether an object is made of models, prompts and parsers of LangChain alone.
     tool_effect: what a tool says of itself.
     """
-    functions = functions_of(target)
-    if not functions:
-        return Proof(doubt="it is not a Python function")
     prover = _Prover(composed, tool_effect)
     try:
-        for function in functions:
-            prover.node(function)
+        for function, bound in _entries(target):
+            prover.node(function, bound)
     except _Unproven as error:
         return Proof(doubt=f"its code {error}")
     except RecursionError:
         return Proof(doubt="its code is nested too deeply")
     return Proof(prover.effect, None if prover.whole else frozenset(prover.keys))
+
+
+def _entries(target: Any) -> list[tuple[FunctionType | MethodType, dict[str, Any]]]:
+    """The functions that are called when `target` is, with the keywords that partials bind. Raises `_Unproven`."""
+    if is_a(target, FunctionType | MethodType):
+        return [(target, {})]
+    if is_a(target, functools.partial):
+        if target.func is run_in_executor:  # LangChain's way to call a function without an asynchronous form
+            return [entry for part in target.args if callable(part) for entry in _entries(part)]
+        if target.args:
+            raise _Unproven("is bound to arguments by their place")
+        return [(function, {**bound, **target.keywords}) for function, bound in _entries(target.func)]
+    if is_library(type(target), LIBRARIES):
+        own = fields(target)
+        found = [entry for key in ("func", "afunc") if own.get(key) for entry in _entries(own[key])]
+    else:
+        call = static_attribute(type(target), "__call__")
+        found = [(MethodType(call, target), {})] if is_a(call, FunctionType) else []
+    if not found:
+        raise _Unproven("is not a Python function")
+    return found
 
 
 _ENDS: tuple[type[ast.AST], ...] = (
@@ -132,11 +151,11 @@ class _Prover:
         self.keys: set[str] = set()
         self.whole = False
         """Whether the state is handed on or gone through."""
-        self._seen: set[tuple[FunctionType, int, frozenset[str], bool]] = set()
+        self._seen: set[tuple[FunctionType, int, frozenset[str]]] = set()
         self._depth = 0
 
-    def node(self, function: FunctionType | MethodType) -> None:
-        """The node's own function, called with the state as its first argument."""
+    def node(self, function: FunctionType | MethodType, bound: dict[str, Any]) -> None:
+        """The node's own function, called with the state as its first argument and with what is `bound` by keyword."""
         plain = function.__func__ if isinstance(function, MethodType) else function
         if not isinstance(plain, FunctionType):
             raise _Unproven("is not a Python function")
@@ -144,21 +163,18 @@ class _Prover:
         first = names[1 if isinstance(function, MethodType) else 0 :][:1]
         self.whole |= not first
         owner = function.__self__ if isinstance(function, MethodType) else NOTHING
-        self.function(plain, owner, frozenset(first), called=False)
+        _Walk(self, plain, _tree(plain), owner, frozenset(first), bound).run()
 
-    def function(self, function: FunctionType, owner: Any, states: frozenset[str], *, called: bool = True) -> None:
-        """A function of the user's; `states` are its parameters that are the state.
-
-        called: by the user's code, not by LangGraph.
-        """
-        key = (function, id(owner), states, called)
+    def function(self, function: FunctionType, owner: Any, states: frozenset[str]) -> None:
+        """A function that the user's code calls; `states` are its parameters that are the state."""
+        key = (function, id(owner), states)
         if key in self._seen:
             return
         self._seen.add(key)
         if self._depth >= DEPTH:
             raise _Unproven(f"goes deeper than {DEPTH} functions")
         self._depth += 1
-        _Walk(self, function, _tree(function), owner, states, called).run()
+        _Walk(self, function, _tree(function), owner, states).run()
         self._depth -= 1
 
     def does(self, effect: Effect, what: str) -> None:
@@ -173,8 +189,15 @@ class _Walk:
     """Walks one function."""
 
     def __init__(
-        self, prover: _Prover, function: FunctionType, tree: Function, owner: Any, states: frozenset[str], called: bool
+        self,
+        prover: _Prover,
+        function: FunctionType,
+        tree: Function,
+        owner: Any,
+        states: frozenset[str],
+        bound: dict[str, Any] | None = None,
     ) -> None:
+        """`bound`: where LangGraph calls the function, the arguments that it always gets by keyword."""
         self.prover = prover
         self.function = function
         self.tree = tree
@@ -190,7 +213,7 @@ class _Walk:
         self._kinds: dict[str, _Kind] = {}
         self._under_way: set[str] = set()
         self._collect()
-        self._parameters(owner, called)
+        self._parameters(owner, bound)
 
     def _collect(self) -> None:
         for part in ast.walk(self.tree):
@@ -223,18 +246,18 @@ class _Walk:
             elif isinstance(part, ast.AnnAssign | ast.NamedExpr | ast.AugAssign):
                 yield part.target  # `+=` is checked where it stands
 
-    def _parameters(self, owner: Any, called: bool) -> None:
+    def _parameters(self, owner: Any, bound: dict[str, Any] | None) -> None:
         code = self.function.__code__
         names = code.co_varnames[: code.co_argcount]
         defaults = self.function.__defaults__ or ()
         known = dict(zip(names[len(names) - len(defaults) :], defaults, strict=True))
         known |= self.function.__kwdefaults__ or {}
-        if not called:  # LangGraph leaves the parameters alone that it does not know
-            self.fixed = {name: value for name, value in known.items() if name not in GIVEN | self.states}
+        if bound is not None:  # LangGraph leaves the parameters alone that it does not know
+            self.fixed = {name: value for name, value in known.items() if name not in GIVEN | self.states} | bound
         if owner is not NOTHING and names:
             self.fixed[names[0]] = owner
         self.fixed = {name: value for name, value in self.fixed.items() if self.assigned[name] == [None]}
-        if not called:
+        if bound is not None:
             self.handed = {*code.co_varnames[: _parameters(code)]} - self.states - self.fixed.keys()
 
     def run(self) -> None:
@@ -488,17 +511,18 @@ class _Walk:
             self.value(node)
 
     def _called(self, node: ast.Call, found: Any) -> None:
-        """The arguments that a harmless function calls must be known, too."""
-        called = [node.args[place] for known, place in CALLING if found is known and place < len(node.args)]
+        """The arguments that a harmless function, or a method of that name, calls must be known, too."""
+        places = [place for known, place in CALLING if found is known] + [0] * (found in ("sub", "subn"))
+        called = [node.args[place] for place in places if place < len(node.args)]
         called += [keyword.value for keyword in node.keywords if keyword.arg in CALLED]
-        if any(isinstance(argument, ast.Starred) for argument in node.args) and any(found is k for k, _ in CALLING):
+        if places and any(isinstance(argument, ast.Starred) for argument in node.args):
             raise _Unproven(f"calls {_short(node)}, which calls what it is given")
         for argument in called:
             inner = isinstance(argument, ast.Name) and argument.id in self.inner
             made = isinstance(argument, ast.Call) and self.resolve(argument.func) is operator.itemgetter
             known = isinstance(argument, ast.Lambda | ast.Constant | ast.JoinedStr)
             if not (inner or made or known or self.resolve(argument) is not NOTHING):
-                raise _Unproven(f"has {_short(argument)} called, of which nothing is known")
+                raise _Unproven(f"may have {_short(argument)} called, of which nothing is known")
 
     def _known(self, node: ast.Call, found: Any) -> _Kind:
         if is_harmless(found) or is_harmless_class(found):
@@ -551,6 +575,7 @@ class _Walk:
         kind = self.value(callee.value)
         if kind is _Kind.RUNNABLE:
             return self._asked(node, name)
+        self._called(node, name)
         self._arguments(node)
         if name in OF_TEXT or name in OF_VIEWS or (kind is _Kind.OWN and name in OF_OWN):
             return _Kind.FOREIGN
@@ -575,7 +600,7 @@ class _Walk:
             if name not in OF_TEXT | OF_VIEWS | {"get", "copy"}:
                 raise _Unproven(f"calls {_short(node.func)}, which changes it")
         elif is_a(owner, re.Pattern):
-            pass
+            self._called(node, name)
         elif is_a(owner, BaseTool) and name in ("invoke", "ainvoke"):
             self.prover.does(self.prover.tool_effect(owner), f"calls the tool {owner.name!r}, which may write")
         elif is_a(owner, Sql) and name in ("query", "aquery"):

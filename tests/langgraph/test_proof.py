@@ -41,6 +41,7 @@ ROLE = "You are terse."
 SEEN: list[Any] = []
 COUNTS = {"calls": 0}
 LIMIT = 3
+PATTERN = re.compile("x")
 client = httpx.Client()
 database = halo_core.sql("duckdb:", name="facts")
 web = halo_core.http("http://localhost:1", name="web")
@@ -98,8 +99,8 @@ def computes(state):
     for item in state["items"]:
         totals[item["kind"]] = totals.get(item["kind"], 0) + item["n"]
     best = sorted(totals.items(), key=lambda pair: pair[1])
-    kinds = defaultdict(list)
-    kinds["all"].append  # noqa: B018 - looked at, not called
+    kinds: defaultdict[str, list[Any]] = defaultdict(list)
+    kinds.setdefault("all", [])
     if "limit" in state and best:
         best = best[: state["limit"]]
     while len(totals) > 100:
@@ -109,9 +110,6 @@ def computes(state):
     except ZeroDivisionError:
         share = 0.0
     return {"best": json.dumps(dict(best)), "share": round(share, 2)}
-
-
-computes_kinds = computes
 
 
 def parses(state):
@@ -163,13 +161,17 @@ def with_default(state, model=llm):
     return {"answer": model.invoke(state["question"]).content}
 
 
+def needs_model(state, model):
+    return {"answer": model.invoke(state["question"]).content}
+
+
 def jumps(state):
     return Command(update={"answer": "x"}, goto="b" if state["n"] > LIMIT else "c")
 
 
 def raises(state):
     if not state["question"]:
-        raise ValueError(f"no question: {state!r:.10}" if False else "no question")
+        raise ValueError("no question")
     return {}
 
 
@@ -193,7 +195,9 @@ PROVEN: list[tuple[Any, Effect, set[str] | None]] = [
     (ask_with_history, PURE, {"history", "question"}),
     (own_chain, PURE, {"text"}),
     (many, PURE, {"parts"}),
+    (computes, PURE, {"items", "limit"}),
     (parses, PURE, {"text"}),
+    (raises, PURE, {"question"}),
     (with_global, READ, {"question"}),
     (looks_up, READ, {"question"}),
     (asks_tool, READ, {"question"}),
@@ -208,6 +212,8 @@ PROVEN: list[tuple[Any, Effect, set[str] | None]] = [
     (Agent(), READ, {"question"}),
     (lambda state: {"answer": state["question"].upper()}, PURE, {"question"}),
     (RunnableLambda(ask), PURE, {"question"}),
+    (functools.partial(with_default, model=chain), PURE, {"question"}),
+    (functools.partial(needs_model, model=llm), PURE, {"question"}),
 ]
 
 
@@ -426,6 +432,29 @@ def asks_a_property(state):
     return {"n": state["thing"].expensive}
 
 
+def sorts_in_place_by_what_the_state_holds(state):
+    items = list(state["items"])
+    items.sort(key=state["f"])
+    return {"items": items}
+
+
+def replaces_by_what_the_state_holds(state):
+    return {"n": PATTERN.sub(state["f"], "x")}
+
+
+def of_a_client(client, state):
+    return {"n": client.get("http://localhost:1")}
+
+
+class Traced:
+    def __init__(self, func):
+        self.func = func
+
+    def __call__(self, state):
+        SEEN.append(1)
+        return self.func(state)
+
+
 class Counter:
     total = 0
 
@@ -463,15 +492,9 @@ UNPROVEN = [
     *(sorts_by_what_the_state_holds, calls_what_the_state_holds, inner_that_notes, lambda_that_notes, prints, sleeps),
     *(draws, opens, posts, gets_by_another_client, posts_by_our_client, inserts, runs_any_text, books, books_by_tool),
     *(interrupts, streams, asks_the_runtime, asks_the_config, declares_global, imports, samples, may_sample),
-    *(
-        hands_on_what_may_be_a_client,
-        runs_code_in_a_chain,
-        asks_a_property,
-        Counter().node,
-        Counter().by_property,
-        decorated,
-        len,
-    ),
+    *(hands_on_what_may_be_a_client, runs_code_in_a_chain, asks_a_property, Counter().node, Counter().by_property),
+    *(decorated, len, sorts_in_place_by_what_the_state_holds, replaces_by_what_the_state_holds, Traced(ask)),
+    *(functools.partial(of_a_client, client), functools.partial(with_default, model=client)),
 ]
 
 
