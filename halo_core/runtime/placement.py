@@ -90,7 +90,7 @@ class Placement:
         """The engines that may take `flight` without one having to work much longer than another in the end.
 
         A conversation stays on the engine that holds it unless that has `SLACK` calls more than another. All else goes
-        to the shortest queue: what calls share with all rows, or not at all, is no reason to let an engine idle. A
+        to the shortest queue: what calls share with all rows, or hardly at all, is no reason to let an engine idle. A
         queue counts the calls that its own rows make now.
         """
         queues = {s.engine.name: s.calls + self._coming[s.engine.name] for s in stations}
@@ -101,7 +101,7 @@ class Placement:
 
         def fits(station: Station) -> bool:
             name = station.engine.name
-            return queues[name] - shortest <= (SLACK if own[name] > least else 0)
+            return queues[name] - shortest <= (SLACK if own[name] - least >= MIN_SHARED_CHUNKS else 0)
 
         return list(filter(fits, stations))
 

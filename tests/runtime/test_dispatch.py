@@ -226,8 +226,11 @@ async def test_a_rows_conversations_are_in_one_place(executor: Executor, engine:
     assert len(set(where)) == 1
 
 
-async def test_a_row_without_a_conversation_does_not_queue_at_home(executor: Executor, engine: ScriptedEngine) -> None:
-    """Its steps share nothing with each other: several at once go where there is least to do, not all to one engine."""
+@pytest.mark.parametrize("alike", ["", "All steps begin with the same few sentences, and no more. " * 6])
+async def test_a_row_without_a_conversation_does_not_queue_at_home(
+    executor: Executor, engine: ScriptedEngine, alike: str
+) -> None:
+    """Its steps share next to nothing: several at once go where there is least to do, not all to one engine."""
     other = ScriptedEngine(name="e1", slots=32)
     engine.slots = 32
     executor.pool.add(other)
@@ -235,11 +238,11 @@ async def test_a_row_without_a_conversation_does_not_queue_at_home(executor: Exe
         await asyncio.wrap_future(executor.pool.thread.submit(each.start()))
     batch = executor.open_batch("b")
     run = executor.begin(batch, "row")
-    await executor.call(run, replace(ask("first step"), origin=run.origin("step")))
+    await executor.call(run, replace(ask(f"{alike}first step"), origin=run.origin("step")))
     before = [len(engine.seen), len(other.seen)]
     assert sorted(before) == [0, 1]
     engine.held = other.held = True
-    calls = [replace(ask(f"step {i}"), origin=run.origin("step")) for i in range(4)]
+    calls = [replace(ask(f"{alike}step {i}"), origin=run.origin("step")) for i in range(4)]
     steps = [asyncio.create_task(executor.call(run, call)) for call in calls]
     await until(lambda: len(engine.seen) + len(other.seen) == 5)
     assert [len(engine.seen) - before[0], len(other.seen) - before[1]] == [2, 2]
