@@ -6,7 +6,7 @@ export HF_HUB_OFFLINE ?= 1
 export VLLM_NO_USAGE_STATS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env model demo test test-fast lint format bench-quick conformance-langgraph conformance-autogen clean
+.PHONY: help env model demo test test-fast lint format bench-quick ci conformance-langgraph conformance-autogen clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-24s %s\n", $$1, $$2}'
@@ -36,6 +36,8 @@ format: env ## rewrite the code in the project's style
 
 bench-quick: model ## a ten-minute smoke of the benchmarks
 	@$(PY) -m benchmarks.quick
+
+ci: lint test bench-quick ## all that continuous integration checks, and the smoke of the benchmarks after it
 
 conformance-langgraph: env ## LangGraph's, its prebuilt agents' and LangChain's own test suites under Halo
 	@$(PY) -m integrations.conformance all-langgraph
