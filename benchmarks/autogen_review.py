@@ -252,7 +252,7 @@ def main(
     trials: Annotated[int, typer.Option(help="Trials of each system, interleaved.")] = 3,
     json_: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
     tokens: Annotated[int, typer.Option(help="Tokens that every call generates.")] = 24,
-    layout: Annotated[str, typer.Option(help="Engine layout, ENGINESxCORES or auto (calibrated).")] = "2x1",
+    layout: Annotated[str, typer.Option(help="ENGINESxCORES, auto (calibrated), or stub (answers at once).")] = "2x1",
     dtype: Annotated[str, typer.Option(help="Engine data type; answers are comparable in float32.")] = "float32",
     b8_concurrency: Annotated[
         str, typer.Option(help="B8's bound, `none` or a number, from an earlier sweep; swept when not given.")

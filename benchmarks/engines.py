@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import urllib.request
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from halo_core.pool import EnginePool, PoolConfig, VLLMSpec, configure
+from benchmarks.processes import stub_server
+from halo_core.pool import EndpointSpec, EnginePool, PoolConfig, VLLMSpec, configure
 
 MODEL = "smollm2"
 OUT_OF_THE_BOX = "smollm2-out-of-the-box"
@@ -22,18 +26,39 @@ def default_model_path() -> str:
     return str(cache / "models" / "SmolLM2-135M-Instruct")
 
 
+STUBS = "stub"
+"""As a layout: two servers that answer at once, with a hash of the prompt. For smokes, never for figures."""
+
+
 def start(layout: str, dtype: str, path: str | None = None, *, out_of_the_box: bool = False, **spec: Any) -> EnginePool:
     """Start (or reuse) the process's pool with vLLM in the given layout; returns when the engines take calls.
 
     `out_of_the_box`: beside it, an engine of its own for `OUT_OF_THE_BOX`, laid out as vLLM does by itself.
     """
+    if layout == STUBS:
+        return _start_stubs()
     made = [VLLMSpec(model=MODEL, path=path or default_model_path(), layout=layout, dtype=dtype, **spec)]
     if out_of_the_box:
         whole = f"1x{len(os.sched_getaffinity(0))}"
         made.append(made[0].model_copy(update={"model": OUT_OF_THE_BOX, "layout": whole}))
-    pool = configure(PoolConfig(models={"*": MODEL}, engines=tuple(made)))
-    for each in made:
-        pool.thread.run(pool.start(each.model))
+    return _started(made)
+
+
+def _start_stubs() -> EnginePool:
+    """Stub servers in processes of their own, which end with this one."""
+    servers = ExitStack()
+    atexit.register(servers.close)
+    specs = [
+        EndpointSpec(model=model, url=servers.enter_context(stub_server(model)), slots=32)
+        for model in (MODEL, MODEL, OUT_OF_THE_BOX)
+    ]
+    return _started(specs)
+
+
+def _started(specs: Sequence[VLLMSpec | EndpointSpec]) -> EnginePool:
+    pool = configure(PoolConfig(models={"*": MODEL}, engines=tuple(specs)))
+    for model in dict.fromkeys(spec.model for spec in specs):
+        pool.thread.run(pool.start(model))
     return pool
 
 

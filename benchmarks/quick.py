@@ -1,8 +1,8 @@
 """`make bench-quick`: every benchmark and workload at a small size, once. Fails on errors, never on timings.
 
-Every system runs once (on W4), every workload on Halo and B0. One or two rows each: prompts are computed at a few
-hundred tokens a second on two cores, so that eight rows of everything on everything would take an hour. The demo and
-the review team are left to `make demo` and the tests.
+Every workload runs with 8 rows on every system over stub servers, and one of each framework with a row or two on real
+engines: those compute a few hundred prompt tokens a second on two cores, so that eight rows of everything on everything
+would take hours. The demo and the review team are left to `make demo` and the tests.
 """
 
 from __future__ import annotations
@@ -15,23 +15,22 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.engines import STUBS
 from benchmarks.workloads.catalog import NAMES
 from benchmarks.workloads.systems import SYSTEMS
 
-SMALL = ["--trials", "1", "--tokens", "4", "--latency-scale", "0.02", "--scale", "0.02", "--max-concurrency", "none"]
-TEAM = ["--trials", "1", "--tokens", "4", "--repeats", "half", "--b8-concurrency", "none"]
+ALL = ["--against", ",".join(SYSTEMS), "--distinct", "paper", "--trials", "1", "--max-concurrency", "none"]
+SMALL = [*ALL, "--tokens", "4", "--latency-scale", "0.02", "--scale", "0.05"]
+TEAM = ["--against", "B8,oracle", "--trials", "1", "--tokens", "4", "--repeats", "half", "--b8-concurrency", "none"]
 RUNS = (
     ("consolidate", ["--rows", "5000", "--rows", "10000", "--trials", "1"]),
     ("overhead", ["--rows", "500", "--baseline-rows", "100", "--trials", "1"]),
     ("autogen-overhead", ["--rows", "100", "--baseline-rows", "30", "--trials", "1"]),
-    ("autogen-review", ["debate", "--rows", "2", "--against", "B8", *TEAM]),
-    ("autogen-review", ["parallel", "--rows", "1", "--against", "B8", *TEAM]),
-    ("workloads.bench", ["W4", "--rows", "1", "--against", ",".join(SYSTEMS), *SMALL]),
-    (
-        "workloads.bench",
-        [*(name for name in NAMES if name != "W4"), "--rows", "1", "--against", "B0", "--distinct", "paper", *SMALL],
-    ),
-    ("workloads.bench", ["W5", "--rows", "1", "--against", "B0", "--distinct", "paper", "--sync", *SMALL]),
+    ("workloads.bench", [*NAMES, "--rows", "8", "--layout", STUBS, *SMALL]),
+    ("workloads.bench", ["W5", "--rows", "8", "--layout", STUBS, "--sync", *SMALL]),
+    ("autogen-review", ["parallel", "--rows", "8", "--layout", STUBS, *TEAM]),
+    ("autogen-review", ["debate", "--rows", "2", *TEAM]),
+    ("workloads.bench", ["W4", "--rows", "1", *SMALL]),
 )
 
 

@@ -60,6 +60,8 @@ class StubServer:
         """Parsed bodies of the chat completions, in order of arrival (if `record`)."""
         self.headers: list[dict[str, str]] = []
         self.statuses: Counter[int] = Counter()
+        self.tokens: Counter[str] = Counter()
+        """Of all answers, by the names of vLLM's counters."""
         self.connections = 0
         self.aborted = 0
         """Requests whose client went away before the answer was sent."""
@@ -139,7 +141,18 @@ class StubServer:
         prompt_tokens = simulated_model.count_tokens(answered.prompt)
         cached = (prompt_tokens - 1) // 16 * 16 if answered.prompt in self._cached else 0
         self._cached.add(answered.prompt)
-        return answered.usage(prompt_tokens, cached)
+        used = answered.usage(prompt_tokens, cached)
+        generated = used.generated_tokens
+        self.tokens.update(
+            {"prompt_tokens": prompt_tokens, "prefix_cache_hits": cached, "generation_tokens": generated}
+        )
+        self.tokens["request_success"] += 1
+        return used
+
+    def metrics(self) -> str:
+        """What vLLM's `/metrics` would say of the answers so far."""
+        names = ("prompt_tokens", "prefix_cache_hits", "generation_tokens", "request_success")
+        return "".join(f"vllm:{name}_total{{}} {self.tokens[name]}\n" for name in names)
 
     def forget(self) -> None:
         """Empty the prefix cache."""
@@ -206,6 +219,8 @@ class _Exchange(asyncio.Protocol):
             )
         elif route == ("GET", "/health") and server.health:
             self._send(200, b"")
+        elif route == ("GET", "/metrics"):
+            self._send(200, server.metrics().encode())
         elif route == ("POST", "/reset_prefix_cache") and server.dev_mode:
             server.forget()
             self._json({"success": True})

@@ -31,7 +31,7 @@ def main(
     sync: Annotated[bool, typer.Option("--sync", help="Synchronous nodes, run by `batch`.")] = False,
     warm: Annotated[bool, typer.Option("--warm", help="Keep the engines' prefix caches between runs.")] = False,
     seed: Annotated[int, typer.Option(help="Of the rows.")] = 0,
-    layout: Annotated[str, typer.Option(help="Engine layout, ENGINESxCORES or auto (calibrated).")] = "2x1",
+    layout: Annotated[str, typer.Option(help="ENGINESxCORES, auto (calibrated), or stub (answers at once).")] = "2x1",
     dtype: Annotated[str, typer.Option(help="Engine data type; answers are comparable in float32.")] = "float32",
     max_concurrency: Annotated[
         str, typer.Option(help="B0's setting, `none` or a number, from an earlier sweep; swept when not given.")

@@ -216,4 +216,6 @@ def sql(
         raise SqlError(f"max_inflight is {max_inflight}; give 1 or more")
     last = dsn.split("?", 1)[0].rsplit("/", 1)[-1].rsplit("@", 1)[-1]
     shown = name or (last if last.startswith(f"{scheme}:") else f"{scheme}:{last}")
-    return Sql(_SCHEMES[scheme](dsn), shown, max_inflight, None if effect is None else Effect(effect), retries)
+    database = _SCHEMES[scheme](dsn)
+    classify("SELECT 1", database.dialect)  # loads the parser now, not while the first row waits
+    return Sql(database, shown, max_inflight, None if effect is None else Effect(effect), retries)
