@@ -170,8 +170,11 @@ class Systems(Trials):
         quarter = rows[: max(len(rows) // 4, 2)]
         self.b0(quarter[:2], None)  # warm up clients and engines
         if "B0" in against or "B0s" in against:
-            # A synchronous batch has as many threads as its bound, and six on two cores without one.
-            bounds = [None, *(bound for bound in SWEEP if bound < len(rows) * (2 if self.sync else 1))]
+            bounds: list[int | None] = [None, *(bound for bound in SWEEP if bound < len(rows))]
+            if self.sync:
+                # A synchronous batch has as many threads as its bound, and six on two cores without one: enough for
+                # a quarter of the rows, which would then stand for too few.
+                bounds = [bound for bound in SWEEP if bound <= 2 * len(rows)] or [None]
             part = len(rows) // len(quarter)
             run = partial(self.b0, quarter)
             self.find_bound(variant, "B0", bounds, lambda b: run(b and max(b // part, 1)), len(quarter), known)
