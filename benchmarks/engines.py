@@ -83,6 +83,8 @@ class EngineTotals:
     cached: int
     generated: int
     requests: int
+    steps: int
+    """Steps of the engines: each reads all weights once, whatever is in it."""
 
     def __sub__(self, other: EngineTotals) -> EngineTotals:
         return EngineTotals(
@@ -90,6 +92,7 @@ class EngineTotals:
             self.cached - other.cached,
             self.generated - other.generated,
             self.requests - other.requests,
+            self.steps - other.steps,
         )
 
 
@@ -98,12 +101,13 @@ _COUNTERS = {
     "vllm:prefix_cache_hits_total": "cached",
     "vllm:generation_tokens_total": "generated",
     "vllm:request_success_total": "requests",
+    "vllm:iteration_tokens_total_count": "steps",
 }
 
 
 def totals(pool: EnginePool, model: str = MODEL) -> EngineTotals:
     """Read `/metrics` of every engine of the model."""
-    sums = dict.fromkeys(("prompt", "cached", "generated", "requests"), 0.0)
+    sums = dict.fromkeys(_COUNTERS.values(), 0.0)
     for url in base_urls(pool, model):
         text = urllib.request.urlopen(url.removesuffix("/v1") + "/metrics", timeout=10).read().decode()
         for line in text.splitlines():

@@ -35,6 +35,7 @@ class RunRecord:
     prompt_tokens_computed: int = 0
     prompt_tokens_cached: int = 0
     generated_tokens: int = 0
+    engine_steps: int = 0
     extra: dict[str, Any] = field(default_factory=dict)
 
 

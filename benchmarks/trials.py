@@ -59,6 +59,7 @@ class Trials:
         record.prompt_tokens_computed = used.prompt - used.cached
         record.prompt_tokens_cached = used.cached
         record.generated_tokens = used.generated
+        record.engine_steps = used.steps
 
     # -- baselines -----------------------------------------------------------------------------------------------
 

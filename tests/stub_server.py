@@ -142,11 +142,8 @@ class StubServer:
         cached = (prompt_tokens - 1) // 16 * 16 if answered.prompt in self._cached else 0
         self._cached.add(answered.prompt)
         used = answered.usage(prompt_tokens, cached)
-        generated = used.generated_tokens
-        self.tokens.update(
-            {"prompt_tokens": prompt_tokens, "prefix_cache_hits": cached, "generation_tokens": generated}
-        )
-        self.tokens["request_success"] += 1
+        self.tokens.update(prompt_tokens=prompt_tokens, prefix_cache_hits=cached, request_success=1)
+        self.tokens["generation_tokens"] += used.generated_tokens
         return used
 
     def metrics(self) -> str:
