@@ -85,7 +85,9 @@ def test_our_own_results_are_all_there(results: Path, halo: Halo) -> None:
     for file in files:
         content = json.loads(file.read_text("utf-8"))
         shown = section(page, file.name)
-        for one in [content] if "runs" in content else content.values():
+        measured = [one for one in (content, *content.values()) if isinstance(one, dict) and "runs" in one]
+        assert measured or all(name in words(shown) for name in content)  # of another shape: plain figures
+        for one in measured:
             assert one["workload"] in words(shown)
             for system in {entry["system"] for entry in one["runs"]}:
                 assert f"<td>{system}</td>" in shown
