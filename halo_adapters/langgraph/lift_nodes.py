@@ -62,7 +62,7 @@ def lift_node(
             response_format=use.response_format,
         )
     effect, doubt = node_effect(spec.runnable, found, hints), ""
-    if effect is Effect.WRITE and _hinted(hints) is None and not isinstance(spec.runnable, ToolNode):
+    if effect is None:
         proof = prove(spec.runnable, composed, _tool_effect)
         effect, doubt = proof.effect, proof.doubt
         reads = reads if proof.reads is None else tuple(key for key in reads if key in proof.reads)
@@ -133,8 +133,8 @@ def composed(runnable: Any) -> bool:
     return issubclass(type(runnable), BaseChatModel | BasePromptTemplate) or _parses(runnable)
 
 
-def node_effect(runnable: Any, found: NodeInventory, hints: Mapping[str, JsonValue]) -> Effect:
-    """What running the node does to the world, as far as its author or its shape tell; a write where neither does."""
+def node_effect(runnable: Any, found: NodeInventory, hints: Mapping[str, JsonValue]) -> Effect | None:
+    """What running the node does to the world, as far as its author or its shape tell; None where neither does."""
     hinted = _hinted(hints)
     if hinted is not None:
         return hinted
@@ -149,7 +149,7 @@ def node_effect(runnable: Any, found: NodeInventory, hints: Mapping[str, JsonVal
         order = [Effect.PURE, Effect.READ, Effect.WRITE]
         return max(effects, key=order.index, default=Effect.WRITE)
     declared = spec_of(functions[0]) if len(functions) == 1 else None
-    return declared.effect if declared is not None else Effect.WRITE
+    return declared.effect if declared is not None else None
 
 
 def _advised_tools(found: NodeInventory) -> Iterator[AdvisedTool]:

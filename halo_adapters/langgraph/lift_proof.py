@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import ast
 import functools
-import linecache
 import operator
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 from inspect import CO_VARARGS, CO_VARKEYWORDS
@@ -42,7 +41,7 @@ from halo_adapters.langgraph.lift_harmless import (
     is_harmless,
     is_harmless_class,
 )
-from halo_adapters.langgraph.lift_returns import Function, definition
+from halo_adapters.langgraph.lift_returns import Function, definition, source_of
 from halo_core.lift import NOTHING, all_code, fields, is_a, is_library, lookup, static_attribute
 from halo_core.plan import Effect
 from halo_core.tools import spec_of
@@ -133,8 +132,7 @@ def _tree(function: FunctionType) -> Function:
     node, code = definition(function), function.__code__
     if node is not None:
         try:
-            source = "".join(linecache.getlines(code.co_filename, function.__globals__))
-            if code in _compiled(source, code.co_filename):
+            if code in _compiled(source_of(function), code.co_filename):
                 return node
         except (SyntaxError, ValueError):
             pass
@@ -177,12 +175,16 @@ class _Prover:
         _Walk(self, function, _tree(function), owner, states).run()
         self._depth -= 1
 
+    def looks(self) -> None:
+        """Take note that the code depends on something outside the row."""
+        self.effect = Effect.READ
+
     def does(self, effect: Effect, what: str) -> None:
         """Take note of something that the code does. Raises `_Unproven` for a write."""
         if effect is Effect.WRITE:
             raise _Unproven(what)
         if effect is Effect.READ:
-            self.effect = Effect.READ
+            self.looks()
 
 
 class _Walk:
@@ -216,35 +218,32 @@ class _Walk:
         self._parameters(owner, bound)
 
     def _collect(self) -> None:
-        for part in ast.walk(self.tree):
+        known: set[int] = set()
+        """Targets whose value is an expression of its own, and those of `+=`, which is checked where it stands."""
+        for part in ast.walk(self.tree):  # parents come before their children
             if isinstance(part, _ENDS):
                 raise _Unproven(f"has a part of kind {type(part).__name__}")
             if isinstance(part, ast.Assign) and len(part.targets) == 1 and isinstance(part.targets[0], ast.Name):
                 self.assigned[part.targets[0].id].append(part.value)
+                known.add(id(part.targets[0]))
             elif isinstance(part, ast.AnnAssign | ast.NamedExpr) and isinstance(part.target, ast.Name):
                 self.assigned[part.target.id] += [] if part.value is None else [part.value]
+                known.add(id(part.target))
+            elif isinstance(part, ast.AugAssign):
+                known.add(id(part.target))
+            elif isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store) and id(part) not in known:
+                self.assigned[part.id].append(None)
             elif isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef) and part is not self.tree:
                 self.inner.add(part.name)
             elif isinstance(part, ast.ExceptHandler) and part.name:
                 self.assigned[part.name].append(None)
             elif isinstance(part, ast.arg):
                 self.assigned[part.arg].append(None)
-        named = {id(target) for target in self._single_targets()}
-        for part in ast.walk(self.tree):
-            if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store) and id(part) not in named:
-                self.assigned[part.id].append(None)
-        if (self.states | self.inner) & {name for name, values in self.assigned.items() if len(values) > 1}:
+        if any(len(self.assigned[name]) > 1 for name in self.states):
             self.prover.whole = True  # the name of the state stands for something else as well
             self.states = set()
         if self.inner & self.assigned.keys():
             raise _Unproven("defines a function under the name of a variable")
-
-    def _single_targets(self) -> Iterator[ast.expr]:
-        for part in ast.walk(self.tree):
-            if isinstance(part, ast.Assign) and len(part.targets) == 1:
-                yield part.targets[0]
-            elif isinstance(part, ast.AnnAssign | ast.NamedExpr | ast.AugAssign):
-                yield part.target  # `+=` is checked where it stands
 
     def _parameters(self, owner: Any, bound: dict[str, Any] | None) -> None:
         code = self.function.__code__
@@ -426,10 +425,10 @@ class _Walk:
     def static(self, value: Any, node: ast.expr) -> _Kind:
         """An object from outside the function, used as a value."""
         if is_a(value, str | bytes | int | float | complex | type(None) | Enum | re.Pattern):
-            self.prover.does(Effect.READ, "")  # somebody may assign the name anew
+            self.prover.looks()  # somebody may assign the name anew
             return _Kind.FOREIGN
         if type(value) in (dict, list, set, frozenset, tuple):
-            self.prover.does(Effect.READ, "")
+            self.prover.looks()
             return _Kind.FOREIGN
         if value is not NOTHING and self._is_runnable(value):
             return _Kind.RUNNABLE
@@ -606,17 +605,17 @@ class _Walk:
         elif is_a(owner, Sql) and name in ("query", "aquery"):
             self.prover.does(self._statement(owner, node), f"calls {_short(node.func)} with a text that may write")
         elif is_a(owner, Http) and name in ("get", "aget"):
-            self.prover.does(Effect.READ, "")
+            self.prover.looks()
         elif self._is_runnable(owner) or is_a(owner, type | ModuleType):
             return None
         else:
             method = static_attribute(type(owner), name)
             if not is_a(method, FunctionType) or is_library(type(owner), LIBRARIES):
                 raise _Unproven(f"calls {_short(node.func)}, of which nothing is known")
-            self.prover.does(Effect.READ, "")
+            self.prover.looks()
             self._user_function(method, node.func, node, owner=owner)
             return _Kind.FOREIGN
-        self.prover.does(Effect.READ, "")
+        self.prover.looks()
         self._arguments(node)
         return _Kind.FOREIGN
 

@@ -178,12 +178,18 @@ class _Reader:
         return NOTHING
 
 
+def source_of(function: FunctionType) -> str:
+    """The whole file of the function; empty where it is not known."""
+    return "".join(linecache.getlines(function.__code__.co_filename, function.__globals__))
+
+
 def definition(function: FunctionType) -> Function | None:
     """The function's node in the tree of its file, if there is exactly one candidate."""
     code = function.__code__
-    source = "".join(linecache.getlines(code.co_filename, function.__globals__))
     candidates = [
-        node for node, name, line in _definitions(source) if (name, line) == (code.co_name, code.co_firstlineno)
+        node
+        for node, name, line in _definitions(source_of(function))
+        if (name, line) == (code.co_name, code.co_firstlineno)
     ]
     return candidates[0] if len(candidates) == 1 else None
 
