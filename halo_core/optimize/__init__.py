@@ -1,0 +1,1 @@
+"""Decisions made from the catalog: rewrite rules, the cost model, the scheduler, EXPLAIN's predictions."""
