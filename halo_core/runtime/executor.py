@@ -14,7 +14,7 @@ from pydantic_core import to_json
 
 from halo_core.errors import HaloError
 from halo_core.pool.call import Completion, LLMCall, Usage
-from halo_core.pool.loop import mailbox_of
+from halo_core.pool.loop import mailbox_of, now_s
 from halo_core.pool.pool import EnginePool, get_pool
 from halo_core.runtime.admission import Admission
 from halo_core.runtime.batch import Batch, RowKeys, Run
@@ -382,7 +382,7 @@ class Executor:
             run.following = max(run.following - 1, 0)
         else:
             run.calling = max(run.calling - 1, 0)
-        run.idle_since = time.monotonic()
+        run.idle_since = now_s()
         run.stats.count(how, usage)
         run.batch.stats.count(waiter.call.origin.operator, how, usage)
         run.batch.changed()
