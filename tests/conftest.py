@@ -11,6 +11,8 @@ import pytest
 
 from halo_core.pool import EnginePool, PoolConfig, VLLMSpec
 
+os.environ.setdefault("HALO_CATALOG", "off")  # tests neither learn from each other nor write into the user's cache
+
 MODEL = "smollm2"
 MODEL_PATH = Path(os.environ.get("HALO_CACHE", Path.home() / ".cache" / "halo")) / "models" / "SmolLM2-135M-Instruct"
 

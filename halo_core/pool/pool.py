@@ -41,9 +41,10 @@ class EngineGroup:
 class EnginePool:
     """The engines of one process. Its engines live on the pool's own loop; the public methods work from any thread."""
 
-    def __init__(self, config: PoolConfig | None = None) -> None:
+    def __init__(self, config: PoolConfig | None = None, *, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """`loop`: to run on, in a thread of the pool's own; a simulation has one of virtual time."""
         self.config = config or PoolConfig()
-        self.thread = LoopThread()
+        self.thread = LoopThread(loop=loop)
         self._groups: dict[str, EngineGroup] = {}
         self._lock = threading.Lock()
         self._closed = False

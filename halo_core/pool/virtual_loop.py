@@ -25,7 +25,6 @@ class _Selector(selectors.DefaultSelector):
         return super().select(0)
 
 
-
 class VirtualLoop(asyncio.SelectorEventLoop):
     """asyncio's own loop on virtual time, which begins at 0."""
 

@@ -99,7 +99,7 @@ class Admission:
         self._waiting.popleft()
         self._serial += 1
         run.order = self._serial
-        run.idle_since = now_s()
+        run.idle_since = run.begun_s = now_s()
         self._active.add(run)
         begin()
         return True
