@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from statistics import median
 from typing import Literal
 
@@ -54,6 +55,8 @@ class Residual(BaseModel):
 def fit(probes: Sequence[Probe]) -> EngineCurve:
     """The curve that is nearest to the probes, in relative terms. What no probe did costs nothing in it.
 
+    A step for a larger batch takes no less time than one for a smaller.
+
     Raises `ConfigError` where no probe that took time decoded.
     """
     usable = [probe for probe in probes if probe.seconds > 0]
@@ -70,14 +73,14 @@ def fit(probes: Sequence[Probe]) -> EngineCurve:
         solution = non_negative_least_squares(rows, weights)
         errors = [abs(_dot(_row(p, batches), solution) / p.seconds - 1) for p in usable]
         weights = [min(1.0, _TRUSTED / error) ** 0.5 if error else 1.0 for error in errors]
-    request_s, step_s, token_s, pair_s, context_s, *decode = solution
+    request_s, step_s, token_s, pair_s, context_s, *growth = solution
     return EngineCurve(
         request_s=request_s,
         prefill_step_s=step_s,
         prefill_token_s=token_s,
         attention_pair_s=pair_s,
         decode_context_token_s=context_s,
-        decode=tuple(DecodePoint(batch=b, step_s=s) for b, s in zip(batches, decode, strict=True)),
+        decode=tuple(DecodePoint(batch=b, step_s=s) for b, s in zip(batches, accumulate(growth), strict=True)),
     )
 
 
@@ -115,7 +118,8 @@ def _row(probe: Probe, batches: Sequence[int]) -> list[float]:
         probe.prefill_tokens,
         probe.attention_pairs,
         steps * probe.context_tokens,
-        *(float(steps) if batch == probe.batch else 0.0 for batch in batches),
+        # What each batch adds to the one before: nothing negative, a larger batch takes no less time.
+        *(float(steps) if batch <= probe.batch else 0.0 for batch in batches),
     ]
 
 
