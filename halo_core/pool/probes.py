@@ -9,7 +9,7 @@ import secrets
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from halo_core.errors import ConfigError
 from halo_core.pool.call import Usage
@@ -133,8 +133,7 @@ class Prefill(Recipe):
                 self.kind,
                 seconds,
                 requests=len(usages),
-                # What comes together is not scheduled together: the first one finds the engine idle.
-                prefill_steps=max(steps, min(len(usages), 2)),
+                prefill_steps=steps,
                 prefill_tokens=computed,
                 attention_pairs=sum(attention_pairs(usage.computed_tokens, usage.cached_tokens) for usage in usages),
                 engine=engine.name,
@@ -277,7 +276,22 @@ def _batches(slots: int) -> list[int]:
 
 
 def _probes(recipes: Sequence[Recipe]) -> list[Probe]:
-    return [probe for recipe in recipes for probe in recipe.best.values()]
+    """The best of each recipe.
+
+    What is sent together need not be scheduled together: in most engines the first request finds them idle and has a
+    step of its own. Which of the two it is here, the probes themselves say.
+    """
+    together = [probe for recipe in recipes for probe in recipe.best.values()]
+    apart = [
+        replace(probe, prefill_steps=probe.prefill_steps + 1) if probe.requests > 1 else probe for probe in together
+    ]
+    return min(apart, together, key=_misfit)
+
+
+def _misfit(probes: Sequence[Probe]) -> float:
+    """How far the bursts of requests are from the curve that is fitted to all probes."""
+    curve = fit(probes)
+    return sum(abs(relative_error(curve, probe)) for probe in probes if probe.kind == "request")
 
 
 async def _repeat(recipes: Sequence[Recipe], now: Callable[[], float], until: float) -> None:

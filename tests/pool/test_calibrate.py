@@ -28,7 +28,7 @@ from halo_core.pool.kv_speed import copy_bytes_per_s, kv_bytes_per_token
 from halo_core.pool.simulated import SimulatedEngine
 from halo_core.pool.vllm import VLLMEngine
 from halo_core.pool.vllm_command import VLLMSettings
-from halo_core.stats import CalibrationRecord, EngineCurve
+from halo_core.stats import CalibrationRecord, DecodePoint, EngineCurve
 from halo_core.stats.calibration import find, key_file, write
 from tests.conftest import MODEL
 
@@ -66,6 +66,28 @@ async def test_the_speeds_of_simulated_engines_are_found(monkeypatch: pytest.Mon
     assert (record.slots, record.block_size) == (32, 16)
     assert {probe.engine for probe in record.probes} == {"sim#0", "sim#1"}
     assert {residual.kind for residual in record.residuals} == {"request", "prefill", "cached", "decode"}
+
+
+async def test_a_whole_curve_is_found() -> None:
+    clock = VirtualClock()
+    true = EngineCurve(
+        prefill_step_s=0.02,
+        prefill_token_s=0.004,
+        attention_pair_s=2e-6,
+        decode=tuple(DecodePoint(batch=batch, step_s=step_s(batch)) for batch in (1, 2, 4, 8, 16, 32)),
+        decode_context_token_s=8e-6,
+        request_s=0.004,
+    )
+    record = await calibrate(simulated(clock, curve=true), now=clock.now)
+    found = record.curve
+    for tokens, context in ((50, 0), (600, 0), (100, 500)):
+        assert found.prefill_s(tokens, context) == pytest.approx(true.prefill_s(tokens, context), rel=0.03)
+    for batch in (1, 3, 8, 32):
+        for context in (50, 500):
+            assert found.decode_s(1, batch, context) == pytest.approx(true.decode_s(1, batch, context), rel=0.03)
+    assert found.request_s == pytest.approx(true.request_s, rel=0.1)
+    assert found.prefill_step_s == pytest.approx(true.prefill_step_s, rel=0.1)
+    assert max(residual.worst for residual in record.residuals) < 0.03
 
 
 async def test_the_engines_are_as_new_afterwards() -> None:
