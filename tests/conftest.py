@@ -24,7 +24,7 @@ def real_pool() -> Iterator[EnginePool]:
         pytest.fail(f"the model is not at {MODEL_PATH}: run `make model` (make test does)")
     layout = "2x1" if (os.cpu_count() or 1) > 1 else "1x1"
     spec = VLLMSpec(model=MODEL, path=str(MODEL_PATH), layout=layout, dtype="float32", max_num_seqs=32)
-    pool = EnginePool(PoolConfig(engines=(spec,)))
+    pool = EnginePool(PoolConfig(engines=(spec,), calibrate=False))
     pool.thread.run(pool.start(MODEL))
     yield pool
     pool.close()
