@@ -24,5 +24,6 @@ BENCHMARKS = {
     "parallel": "benchmarks.workloads.bench:run_parallel",
     "consolidate": "benchmarks.consolidate:main",
     "equality": "benchmarks.workloads.equality:main",
+    "prediction": "benchmarks.workloads.prediction:main",
     "report": "benchmarks.report:main",
 }

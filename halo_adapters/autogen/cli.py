@@ -98,9 +98,9 @@ class AutoGenAdapter:
     def plan(self, app: Prepared) -> Plan | None:
         return lift(app.app)
 
-    def explain(self, app: Prepared, rows: Sequence[Any] | None) -> str:
+    def explain(self, app: Prepared, rows: Sequence[Any] | None, cost_per_gpu_hour: float | None = None) -> str:
         tasks = [task_of(row) for row in rows] if rows is not None else None
-        return explain(app.app, tasks, why_not_native=_why_not_native)
+        return explain(app.app, tasks, why_not_native=_why_not_native, cost_per_gpu_hour=cost_per_gpu_hour)
 
     def explain_analyze(self, app: Prepared) -> str:
         return explain_analyze(app.last, app.app) if app.last is not None else ""

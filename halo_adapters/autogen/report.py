@@ -11,11 +11,13 @@ from halo_adapters.autogen.lift import lift, nested
 from halo_adapters.autogen.lift_agents import uses
 from halo_adapters.autogen.lift_models import ModelUse
 from halo_adapters.autogen.tasks import Task, task_content
+from halo_adapters.autogen.template import lifted_fingerprint
 from halo_core.errors import LiftError
 from halo_core.explain import analyze, destination, forecast, table
 from halo_core.lift import fields
 from halo_core.plan import Plan
 from halo_core.runtime import Batch
+from halo_core.simulate import RowSet
 
 
 def explain(
@@ -23,8 +25,9 @@ def explain(
     tasks: Sequence[Task] | None = None,
     *,
     why_not_native: Callable[[Any], str | None] | None = None,
+    cost_per_gpu_hour: float | None = None,
 ) -> str:
-    """The plan, which models go where and who executes the team; with `tasks`, also what they would share.
+    """The plan, which models go where and who executes the team; with `tasks`, also what they would share and take.
 
     A team that cannot be lifted is explained without a plan. `why_not_native` tells why AutoGen's own runtime must run
     a team, or None where Halo does; without it nothing is said of that.
@@ -37,7 +40,11 @@ def explain(
     else:
         contents = [task_content(task) for task in tasks or ()]
         rows = [{"task": content} for content in contents]
-        lines += forecast(plan, rows, len(set(contents))) if tasks is not None else [str(plan)]
+        if tasks is None:
+            lines.append(str(plan))
+        else:
+            app = lifted_fingerprint(team)
+            lines += forecast(plan, rows, RowSet(contents), app=app, cost_per_gpu_hour=cost_per_gpu_hour)
         for where, inner in inside:
             lines += ["", f"inside {where!r}:", _inner(inner)]
     lines.append("")

@@ -117,8 +117,8 @@ class App:
         except LiftError:
             return {}
 
-    def explain(self, app: Any, rows: Sequence[Any] | None) -> str:
-        """The plan as text, and what `rows` would share."""
+    def explain(self, app: Any, rows: Sequence[Any] | None, cost_per_gpu_hour: float | None = None) -> str:
+        """The plan as text, and what `rows` would share and are expected to take."""
         from halo_adapters.langgraph.report import explain
 
-        return explain(self, app, rows)
+        return explain(self, app, rows, cost_per_gpu_hour)

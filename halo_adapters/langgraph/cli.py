@@ -76,8 +76,8 @@ class LangGraphAdapter:
         found: Plan = app.halo.plan(app)
         return found
 
-    def explain(self, app: Any, rows: Sequence[Any] | None) -> str:
-        return str(app.explain(rows))
+    def explain(self, app: Any, rows: Sequence[Any] | None, cost_per_gpu_hour: float | None = None) -> str:
+        return str(app.explain(rows, cost_per_gpu_hour=cost_per_gpu_hour))
 
     def explain_analyze(self, app: Any) -> str:
         return str(app.last_run.explain_analyze()) if app.last_run is not None else ""

@@ -149,9 +149,9 @@ def _overrides(base: type[Pregel[Any, Any, Any, Any]]) -> type[Pregel[Any, Any, 
 
         # -- what Halo knows ---------------------------------------------------------------------------------
 
-        def explain(self, rows: Sequence[Any] | None = None) -> str:
-            """The plan as text; with `rows`, also what consolidating them would merge."""
-            return self.halo.explain(self, rows)
+        def explain(self, rows: Sequence[Any] | None = None, *, cost_per_gpu_hour: float | None = None) -> str:
+            """The plan as text; with `rows`, also what consolidating them would merge and what they would take."""
+            return self.halo.explain(self, rows, cost_per_gpu_hour)
 
         @property
         def last_run(self) -> batching.BatchReport | None:

@@ -13,14 +13,16 @@ from halo_adapters.langgraph.session import row_content
 from halo_core.errors import HaloError, LiftError
 from halo_core.explain import analyze, destination, forecast, table
 from halo_core.plan import Plan
+from halo_core.simulate import RowSet
+from halo_core.stats import row_fields
 
 if TYPE_CHECKING:
     from halo_adapters.langgraph.app import App
     from halo_adapters.langgraph.batching import BatchReport
 
 
-def explain(handle: App, app: Any, rows: Sequence[Any] | None) -> str:
-    """The plan, which models go where and who executes the graph; with `rows`, also what they would share.
+def explain(handle: App, app: Any, rows: Sequence[Any] | None, cost_per_gpu_hour: float | None = None) -> str:
+    """The plan, which models go where and who executes the graph; with `rows`, also what they would share and take.
 
     A graph that cannot be lifted is explained without a plan.
     """
@@ -30,13 +32,18 @@ def explain(handle: App, app: Any, rows: Sequence[Any] | None) -> str:
     except LiftError as error:
         lines.append(f"no plan: {error}")
     else:
-        lines += forecast(plan, rows, len({row_content(row) for row in rows})) if rows is not None else [str(plan)]
+        lines += _forecast(handle, app, plan, rows, cost_per_gpu_hour) if rows is not None else [str(plan)]
         for where, graph in nested(app):
             lines += ["", f"inside {where!r}:", _inner(graph)]
     why = handle.why_not_native(app)
     lines += _overlap(handle, app)
     lines += ["", "runs on: " + ("Halo's native executor" if why is None else f"LangGraph's own executor ({why})")]
     return "\n".join([*lines, *_models(app)])
+
+
+def _forecast(handle: App, app: Any, plan: Plan, rows: Sequence[Any], cost_per_gpu_hour: float | None) -> list[str]:
+    rowset = RowSet([row_content(row) for row in rows], [row_fields(row) for row in rows])
+    return forecast(plan, rows, rowset, app=handle.fingerprint(app), cost_per_gpu_hour=cost_per_gpu_hour)
 
 
 def _overlap(handle: App, app: Any) -> list[str]:

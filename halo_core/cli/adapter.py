@@ -59,8 +59,8 @@ class Adapter(Protocol):
     def plan(self, app: Any) -> Plan | None:
         """The lifted plan; None where the framework has no static structure."""
 
-    def explain(self, app: Any, rows: Sequence[Any] | None) -> str:
-        """The plan as text, with what `rows` would share."""
+    def explain(self, app: Any, rows: Sequence[Any] | None, cost_per_gpu_hour: float | None = None) -> str:
+        """The plan as text, with what `rows` would share and, where that is known, take and cost."""
 
     def explain_analyze(self, app: Any) -> str:
         """The plan of the last run with what happened."""

@@ -37,6 +37,12 @@ def explain(
     ] = None,
     analyze: Annotated[bool, typer.Option("--analyze", help="Run the rows and show what happened.")] = False,
     mermaid: Annotated[bool, typer.Option("--mermaid", help="The plan as a Mermaid flowchart.")] = False,
+    cost_per_gpu_hour: Annotated[
+        float | None,
+        typer.Option(
+            "--cost-per-gpu-hour", min=0, metavar="PRICE", help="Say what the rows would cost.", show_default=False
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="The plan as a JSON document.")] = False,
     models: Models = None,
     config: Config = None,
@@ -46,6 +52,8 @@ def explain(
         raise ConfigError("--analyze, --mermaid and --json are three different outputs: choose one")
     if analyze and input is None:
         raise ConfigError("--analyze runs rows: name their file with --input FILE")
+    if cost_per_gpu_hour is not None and input is None:
+        raise ConfigError("--cost-per-gpu-hour prices rows: name their file with --input FILE")
     rows = read_rows(input) if input is not None else None
     configured_pool(config, models)
     adapter, found = load_target(target)
@@ -57,7 +65,7 @@ def explain(
     elif analyze and rows is not None:
         _analyze(adapter, app, rows)
     else:
-        typer.echo(adapter.explain(app, rows.values if rows is not None else None))
+        typer.echo(adapter.explain(app, rows.values if rows is not None else None, cost_per_gpu_hour))
 
 
 def _plan(adapter: Adapter, app: Any, target: str) -> Plan:

@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from halo_core.errors import HaloError
+from halo_core.explain import prediction
+from halo_core.explain.prediction import Prediction, predict
 from halo_core.explain.tables import Cells, plan_tree, render, table
 from halo_core.plan import LLMOperator, OpaqueStep, Operator, Plan, consolidate
+from halo_core.simulate import RowSet
 
 
-def forecast(plan: Plan, rows: Sequence[Any], distinct: int) -> list[str]:
+def forecast(
+    plan: Plan, rows: Sequence[Any], rowset: RowSet, *, app: str = "", cost_per_gpu_hour: float | None = None
+) -> list[str]:
     """The plan with instances and calls per operator before and after merging, as lines of text.
 
-    `distinct` is the number of different rows, as the framework compares them.
+    `rowset` tells which rows are equal, as the framework compares them. Where the app (by its fingerprint) has run
+    before and the engines' speed is known, also what each operator is expected to take.
     """
+    predicted = _predicted(app, rowset)
     # What calls share inside opaque steps does not depend on the steps' purity: equal calls are one call.
     shared = consolidate(plan, rows, assume_pure=True)
     cells: dict[str, Cells] = {}
@@ -26,14 +34,31 @@ def forecast(plan: Plan, rows: Sequence[Any], distinct: int) -> list[str]:
         cells[count.operator] = (count.instances, count.classes, count.instances * each, count.classes * each)
         notes[count.operator] = count.unmerged if each else ""
     again = ", each loop and fan-out counted once" if _repeats(plan) else ""
+    headers: tuple[str, ...] = ("rows", "distinct", "calls", "to make")
+    if isinstance(predicted, Prediction):
+        headers += prediction.HEADERS
+        more = prediction.cells(predicted, list(cells))
+        cells = {name: (*own, *more.get(name, [""] * len(prediction.HEADERS))) for name, own in cells.items()}
     return [
-        *render(("rows", "distinct", "calls", "to make"), [plan_tree(plan, cells, notes)]),
+        *render(headers, [plan_tree(plan, cells, notes)]),
         "",
-        f"rows: {len(rows):,}, {distinct:,} of them distinct",
+        f"rows: {len(rows):,}, {len(set(rowset.contents)):,} of them distinct",
         f"calls: about {calls:,} planned, {distinct_calls:,} to make (an estimate: the models found in the code are "
         f"called once each{again})",
         *_prefixes(plan, len(rows)),
+        *(
+            prediction.summary(predicted, cost_per_gpu_hour)
+            if isinstance(predicted, Prediction)
+            else [f"no prediction: {predicted}"]
+        ),
     ]
+
+
+def _predicted(app: str, rows: RowSet) -> Prediction | HaloError:
+    try:
+        return predict(app, rows)
+    except HaloError as error:
+        return error
 
 
 def _calls(operator: Operator) -> int:

@@ -8,7 +8,7 @@ from halo_core.runtime.journal import Journal, RowResult
 from halo_core.runtime.loops import on_event_loop
 from halo_core.runtime.rows import MISSING, BatchOptions, Rows
 from halo_core.runtime.session import ambient_run, digest
-from halo_core.runtime.stats import BatchStats, OperatorStats, ToolStats
+from halo_core.runtime.stats import BatchStats, OperatorStats, Span, ToolStats
 from halo_core.runtime.tools import ToolCall, ToolDesk
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "RowResult",
     "Rows",
     "Run",
+    "Span",
     "ToolCall",
     "ToolDesk",
     "ToolStats",

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from halo_core.pool.call import CallOrigin, Completion
+from halo_core.runtime import catalogs
 from halo_core.runtime.flight import Flight, MergeKey
 from halo_core.runtime.stats import BatchStats, OperatorStats
 from halo_core.runtime.tools import ToolDesk
@@ -135,6 +136,8 @@ class Batch:
         self.name = name
         self.app = app
         self.watch = Watch() if app else None
+        self.known = catalogs.known(app) if app else None
+        """What earlier runs had taught when the batch was opened."""
         self.learnt: Catalog | None = None
         """What this batch alone taught, once it is closed."""
         self.keys = keys or RowKeys()

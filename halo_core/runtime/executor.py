@@ -407,6 +407,9 @@ class Executor:
         if run.noted is not None and run.batch.watch is not None:
             run.batch.watch.answered(run.noted, waiter, how, usage)
         run.batch.stats.count(waiter.call.origin.operator, how, usage)
+        if how is How.EXECUTED:
+            since_s = run.batch.started_s
+            run.batch.stats.span(waiter.call.origin.operator).add(waiter.asked_s - since_s, now_s() - since_s)
         run.batch.changed()
 
     def _leave(self, waiter: Waiter) -> None:

@@ -85,10 +85,36 @@ class ToolStats(_Counts):
 
 
 @dataclass(slots=True)
+class Span:
+    """When an operator's executed calls were under way, in seconds since the batch was opened."""
+
+    calls: int = 0
+    first_s: float = 0.0
+    """When the first was asked."""
+    last_s: float = 0.0
+    """When the last was answered."""
+    total_s: float = 0.0
+    """From asking to the answer, summed."""
+
+    @property
+    def mean_s(self) -> float:
+        """From asking to the answer."""
+        return self.total_s / self.calls if self.calls else 0.0
+
+    def add(self, asked_s: float, answered_s: float) -> None:
+        """A call was answered."""
+        self.first_s = min(self.first_s, asked_s) if self.calls else asked_s
+        self.last_s = max(self.last_s, answered_s)
+        self.total_s += answered_s - asked_s
+        self.calls += 1
+
+
+@dataclass(slots=True)
 class BatchStats:
     """Everything counted in one batch; wall-clock figures in seconds."""
 
     operators: dict[str, OperatorStats] = field(default_factory=dict)
+    spans: dict[str, Span] = field(default_factory=dict)
     tools: dict[str, ToolStats] = field(default_factory=dict)
     rows: int = 0
     """Rows begun."""
@@ -107,6 +133,10 @@ class BatchStats:
         if stats is None:
             stats = self.operators[operator] = OperatorStats()
         stats.count(how, usage)
+
+    def span(self, operator: str) -> Span:
+        """When the calls of `operator` were under way."""
+        return self.spans.setdefault(operator, Span())
 
     def tool(self, name: str) -> ToolStats:
         """The numbers of a tool."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from halo_core.pool.call import Usage
@@ -23,19 +24,26 @@ class Watch:
 
     def __init__(self) -> None:
         self._rows: list[ObservedRow] = []
-        self._noted = 0
-        self._contents: set[str] = set()
+        self._begun: list[ObservedRow] = []
+        self.contents: list[str] = []
+        """Of every row, equal for equal rows."""
         self._lock = threading.Lock()
 
     def note(self, key: str) -> ObservedRow | None:
         """What to write down of a row that begins; None where enough rows are watched. Works from any thread."""
         content = key.rpartition(":")[0]
         with self._lock:
-            self._contents.add(content)
-            if self._noted >= ROWS_TIMED:
+            self.contents.append(content)
+            if len(self._begun) >= ROWS_TIMED:
                 return None
-            self._noted += 1
-            return ObservedRow(content, 0.0, read=self._noted <= ROWS_READ)
+            row = ObservedRow(content, 0.0, read=len(self._begun) < ROWS_READ)
+            self._begun.append(row)
+            return row
+
+    @property
+    def fields(self) -> list[Mapping[str, str]]:
+        """Of the first rows, see `halo_core.stats.row_fields`."""
+        return [row.fields for row in self._begun]
 
     def answered(self, row: ObservedRow, waiter: Waiter, how: How, usage: Usage) -> None:
         """A call of a noted row has got its answer, or none."""
@@ -70,7 +78,7 @@ class Watch:
         """Everything that was seen."""
         return Observed(
             self._rows,
-            len(self._contents),
+            len(set(self.contents)),
             {name: operator.executed for name, operator in stats.operators.items()},
             {name: operator.planned for name, operator in stats.operators.items()},
             {

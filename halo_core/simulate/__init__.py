@@ -1,7 +1,17 @@
 """A batch in virtual time: the real runtime on simulated engines that follow measured curves, driven by the catalog."""
 
-from halo_core.simulate.fleet import Fleet, SimulatedGroup
-from halo_core.simulate.simulation import Simulation, StepForecast, simulate
+from halo_core.simulate.fleet import Fleet, SimulatedGroup, fleet_of, group_of
+from halo_core.simulate.simulation import EngineForecast, Simulation, StepForecast, simulate
 from halo_core.simulate.workflow import RowSet
 
-__all__ = ["Fleet", "RowSet", "SimulatedGroup", "Simulation", "StepForecast", "simulate"]
+__all__ = [
+    "EngineForecast",
+    "Fleet",
+    "RowSet",
+    "SimulatedGroup",
+    "Simulation",
+    "StepForecast",
+    "fleet_of",
+    "group_of",
+    "simulate",
+]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
+from halo_core.errors import ConfigError
 from halo_core.pool import EnginePool, LLMCall, PoolConfig
+from halo_core.pool.calibrate import curve_key, curves_folder, remembered
 from halo_core.pool.clock import RealClock
 from halo_core.pool.simulated import SimulatedEngine
 from halo_core.pool.virtual_loop import VirtualLoop
-from halo_core.stats import EngineCurve
+from halo_core.stats import CalibrationRecord, EngineCurve
+from halo_core.stats.calibration import find
 
 STEP_TOKENS = 2048
 """vLLM's default `max_num_batched_tokens` for a server."""
@@ -49,6 +52,30 @@ class Fleet:
             for index in range(group.engines):
                 pool.add(_engine(group, index))
         return pool
+
+
+def fleet_of(pool: EnginePool, models: Iterable[str], *, engines: int | None = None) -> Fleet:
+    """The engines that `pool` has, or would start, for these served models, as fast as they were measured to be.
+
+    `engines` stands for the number of engines of each model. Starts nothing. Raises `ConfigError` where a model's
+    engines have never been measured, `UnknownModelError` where there are none.
+    """
+    groups = [_group(pool, model) for model in dict.fromkeys(models)]
+    return Fleet([group if engines is None else replace(group, engines=engines) for group in groups])
+
+
+def _group(pool: EnginePool, model: str) -> SimulatedGroup:
+    group = pool.group(model)
+    record = find(curves_folder(), curve_key(group.engines)) if group.engines else remembered(group.specs)
+    if record is None:
+        raise ConfigError(f"how fast the engines of {model!r} are is not known; `halo calibrate` measures it, once")
+    return group_of(model, record, len(group.engines) or None)
+
+
+def group_of(model: str, record: CalibrationRecord, engines: int | None = None) -> SimulatedGroup:
+    """The engines that a record was made of, or so many like them."""
+    count = sum(int(part.split("x")[0]) for part in record.key.layout.split("+") if "x" in part) or 1
+    return SimulatedGroup(model, engines or count, record.curve, record.slots, record.kv_tokens, record.block_size)
 
 
 def _engine(group: SimulatedGroup, index: int) -> SimulatedEngine:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from halo_core.errors import PlanError
 from halo_core.runtime import Executor
 from halo_core.simulate.fleet import Fleet
-from halo_core.simulate.workflow import Asked, RowSet, SimulatedRow
+from halo_core.simulate.workflow import Asked, RowSet, SeenBlocks, SimulatedRow
 from halo_core.stats import Catalog
 
 ROWS_AT_A_TIME = 256
@@ -37,7 +37,11 @@ class StepForecast:
     prompt_tokens: int
     """Of executed calls, as are the following."""
     cached_tokens: int
+    ceiling_tokens: int
+    """Of the prompt tokens: what one engine with an endless cache would have had."""
     generated_tokens: int
+    engines: tuple[str, ...]
+    """Those that answered, the busiest first."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -114,7 +118,8 @@ async def _drive(
     begun_s = loop.time()
     ended: list[float] = []
     asked: list[Asked] = []
-    waiting = _rows(catalog, rows)
+    blocks = min((engine.capacity.block_size for engine in executor.pool.engines()), default=16)
+    waiting = _rows(catalog, rows, SeenBlocks(blocks))
 
     async def work() -> None:
         for row in waiting:
@@ -138,9 +143,9 @@ async def _drive(
     )
 
 
-def _rows(catalog: Catalog, rows: RowSet) -> Iterator[SimulatedRow]:
+def _rows(catalog: Catalog, rows: RowSet, seen: SeenBlocks) -> Iterator[SimulatedRow]:
     for index, number in enumerate(rows.numbers()):
-        yield SimulatedRow(catalog, index, number, rows.fields[index] if rows.fields else {})
+        yield SimulatedRow(catalog, index, number, rows.fields[index] if index < len(rows.fields) else {}, seen)
 
 
 def _steps(catalog: Catalog, asked: list[Asked], begun_s: float) -> tuple[StepForecast, ...]:
@@ -151,7 +156,9 @@ def _steps(catalog: Catalog, asked: list[Asked], begun_s: float) -> tuple[StepFo
     for step in catalog.steps:
         calls = by_step.get(step.name, [])
         # A call that another answered has the very completion of that one.
-        computed = list({id(one.completion): one.completion for one in calls}.values())
+        latest_first = sorted(calls, key=lambda one: -one.asked_s)
+        computed = list({id(one.completion): one for one in latest_first}.values())
+        places = Counter(one.completion.engine for one in computed)
         found.append(
             StepForecast(
                 step.name,
@@ -162,9 +169,11 @@ def _steps(catalog: Catalog, asked: list[Asked], begun_s: float) -> tuple[StepFo
                 min((one.asked_s for one in calls), default=begun_s) - begun_s,
                 max((one.answered_s for one in calls), default=begun_s) - begun_s,
                 statistics.fmean(one.answered_s - one.asked_s for one in calls) if calls else 0.0,
-                sum(completion.usage.prompt_tokens for completion in computed),
-                sum(completion.usage.cached_tokens for completion in computed),
-                sum(completion.usage.generated_tokens for completion in computed),
+                sum(one.completion.usage.prompt_tokens for one in computed),
+                sum(one.completion.usage.cached_tokens for one in computed),
+                sum(one.repeated_tokens for one in computed),
+                sum(one.completion.usage.generated_tokens for one in computed),
+                tuple(name for name, _ in places.most_common()),
             )
         )
     return tuple(found)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from halo_core.pool import Completion, LLMCall
+from halo_core.pool.prefix_cache import block_hashes
 from halo_core.pool.simulated_model import CHARS_PER_TOKEN, count_tokens, render
 from halo_core.runtime import Executor, Run
 from halo_core.simulate.filler import filler, shared_filler, uniform
@@ -47,6 +48,25 @@ class Asked:
     asked_s: float
     answered_s: float
     completion: Completion
+    repeated_tokens: int
+    """Prompt tokens, in whole blocks, that any call asked for before."""
+
+
+class SeenBlocks:
+    """Every prompt block that was asked for: what one engine with an endless cache would hold."""
+
+    def __init__(self, block_size: int) -> None:
+        self._block_size = block_size
+        self._seen: set[bytes] = set()
+
+    def repeated_tokens(self, call: LLMCall) -> int:
+        """Leading tokens of the call's prompt that were asked for before, in whole blocks; it has been, from now on."""
+        prompt = render(call.body)
+        hashes = block_hashes(prompt, self._block_size)
+        whole = hashes[: (count_tokens(prompt) - 1) // self._block_size]
+        known = next((i for i, block in enumerate(whole) if block not in self._seen), len(whole))
+        self._seen.update(hashes)
+        return known * self._block_size
 
 
 @dataclass(slots=True)
@@ -58,6 +78,7 @@ class SimulatedRow:
     number: int
     """Of its content: equal rows have equal numbers."""
     fields: Mapping[str, str]
+    seen: SeenBlocks
     asked: list[Asked] = field(default_factory=list)
     _messages: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     _answers: dict[str, Completion] = field(default_factory=dict)
@@ -77,10 +98,10 @@ class SimulatedRow:
             await asyncio.wait(before)
         await asyncio.sleep(step.lead_s.at(uniform("lead", step.name, self.number)))
         call = self._call(run, step)
-        asked_s = asyncio.get_running_loop().time()
+        asked_s, repeated = asyncio.get_running_loop().time(), self.seen.repeated_tokens(call)
         completion = await executor.call(run, call)
         self._answers[step.name] = completion
-        self.asked.append(Asked(step, asked_s, asyncio.get_running_loop().time(), completion))
+        self.asked.append(Asked(step, asked_s, asyncio.get_running_loop().time(), completion, repeated))
 
     # -- prompts -------------------------------------------------------------------------------------------------
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import time
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from halo_core.stats.distribution import Distribution
+from halo_core.stats.remembered import read_remembered, write_remembered
 
 logger = logging.getLogger(__name__)
 
@@ -148,15 +148,8 @@ def catalog_file(folder: Path, app: str) -> Path:
 def read_catalog(folder: Path, app: str) -> Catalog | None:
     """What is known of the app; None where nothing is, and with a warning where the file cannot be used."""
     file = catalog_file(folder, app)
-    try:
-        found = Catalog.model_validate_json(file.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValidationError) as error:
-        reason = str(error).partition("\n")[0]
-        logger.warning("the catalog %s cannot be used (%s): the app is learnt again, as if it never ran", file, reason)
-        return None
-    if found.app != app:
+    found = read_remembered(file, Catalog, "catalog", "the app is learnt again, as if it had never run")
+    if found is not None and found.app != app:
         logger.warning("the catalog %s is of another app (%s): it is not used", file, found.app)
         return None
     return found
@@ -164,14 +157,7 @@ def read_catalog(folder: Path, app: str) -> Catalog | None:
 
 def write_catalog(folder: Path, catalog: Catalog) -> None:
     """Keep a catalog; a folder that cannot be written to costs only what was learnt."""
-    file = catalog_file(folder, catalog.app)
-    temporary = file.with_suffix(f".tmp{os.getpid()}")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(catalog.model_dump_json(indent=1) + "\n", "utf-8")
-        temporary.replace(file)
-    except OSError as error:
-        logger.warning("what was learnt of %s cannot be kept in %s: %s", catalog.app, file, error)
+    write_remembered(catalog_file(folder, catalog.app), catalog, "catalog")
 
 
 def now_utc() -> str:
