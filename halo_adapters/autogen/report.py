@@ -12,7 +12,7 @@ from halo_adapters.autogen.lift_agents import uses
 from halo_adapters.autogen.lift_models import ModelUse
 from halo_adapters.autogen.tasks import Task, task_content
 from halo_core.errors import LiftError
-from halo_core.explain import analyze, destination, forecast, table
+from halo_core.explain import analyze, destination, findings, forecast, table
 from halo_core.lift import fields
 from halo_core.plan import Plan
 from halo_core.runtime import Batch
@@ -37,7 +37,7 @@ def explain(
     else:
         contents = [task_content(task) for task in tasks or ()]
         rows = [{"task": content} for content in contents]
-        lines += forecast(plan, rows, len(set(contents))) if tasks is not None else [str(plan)]
+        lines += forecast(plan, rows, len(set(contents))) if tasks is not None else [str(plan), *findings(plan)]
         for where, inner in inside:
             lines += ["", f"inside {where!r}:", _inner(inner)]
     lines.append("")

@@ -11,7 +11,7 @@ from halo_adapters.langgraph.lift import lift, nested
 from halo_adapters.langgraph.lift_models import ModelUse
 from halo_adapters.langgraph.session import row_content
 from halo_core.errors import HaloError, LiftError
-from halo_core.explain import analyze, destination, forecast, table
+from halo_core.explain import analyze, destination, findings, forecast, table
 from halo_core.plan import Plan
 
 if TYPE_CHECKING:
@@ -30,7 +30,11 @@ def explain(handle: App, app: Any, rows: Sequence[Any] | None) -> str:
     except LiftError as error:
         lines.append(f"no plan: {error}")
     else:
-        lines += forecast(plan, rows, len({row_content(row) for row in rows})) if rows is not None else [str(plan)]
+        lines += (
+            forecast(plan, rows, len({row_content(row) for row in rows}))
+            if rows is not None
+            else [str(plan), *findings(plan)]
+        )
         for where, graph in nested(app):
             lines += ["", f"inside {where!r}:", _inner(graph)]
     why = handle.why_not_native(app)

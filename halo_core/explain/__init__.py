@@ -2,7 +2,8 @@
 
 from halo_core.explain.analyze import analyze
 from halo_core.explain.destination import destination
+from halo_core.explain.findings import findings
 from halo_core.explain.forecast import forecast
 from halo_core.explain.tables import Cells, Tree, plan_tree, render, table
 
-__all__ = ["Cells", "Tree", "analyze", "destination", "forecast", "plan_tree", "render", "table"]
+__all__ = ["Cells", "Tree", "analyze", "destination", "findings", "forecast", "plan_tree", "render", "table"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from halo_core.explain.findings import findings
 from halo_core.explain.tables import Cells, plan_tree, render, table
 from halo_core.plan import LLMOperator, OpaqueStep, Operator, Plan, consolidate
 
@@ -33,6 +34,7 @@ def forecast(plan: Plan, rows: Sequence[Any], distinct: int) -> list[str]:
         f"calls: about {calls:,} planned, {distinct_calls:,} to make (an estimate: the models found in the code are "
         f"called once each{again})",
         *_prefixes(plan, len(rows)),
+        *findings(plan),
     ]
 
 
