@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+
+import networkx as nx
 
 from halo_core.optimize.rules.rule import add_facts
 from halo_core.plan import (
@@ -43,14 +45,20 @@ def drop_dead(plan: Plan, *, remove: bool = False) -> Plan:
 
 
 def _unread(plan: Plan) -> list[str]:
-    candidates = {o.name for o in plan.operators if _droppable(plan, o)}
+    candidates = [o for o in plan.operators if _droppable(plan, o)]
+    alive: list[Operator] = [o for o in plan.operators if not isinstance(o, Loop)]
     unread: list[str] = []
-    while True:
-        alive = [o for o in plan.operators if o.name not in unread]
-        found = [o.name for o in alive if o.name in candidates and not _is_read(plan, o, alive)]
+    while candidates:
+        readers: dict[str | None, set[str]] = {}
+        for operator in alive:
+            for key in (None,) if operator.inputs is None else operator.inputs:
+                readers.setdefault(key, set()).add(operator.name)
+        found = {o.name for o in candidates if not _is_read(plan, o, readers)}
         if not found:
-            return unread
-        unread += found
+            break
+        unread += [o.name for o in candidates if o.name in found]
+        candidates, alive = ([o for o in some if o.name not in found] for some in (candidates, alive))
+    return unread
 
 
 def _droppable(plan: Plan, operator: Operator) -> bool:
@@ -67,21 +75,20 @@ def _decides(plan: Plan, name: str) -> bool:
     return any(e.source == name and not e.certain for e in plan.edges) or any(x.guard or x.may for x in leaves)
 
 
-def _is_read(plan: Plan, operator: Operator, alive: list[Operator]) -> bool:
-    keys = operator.writes
-    if keys is None:
+def _is_read(plan: Plan, operator: Operator, readers: Mapping[str | None, set[str]]) -> bool:
+    """Whether the caller or another operator sees what it writes; the key None is read by those that read anything."""
+    if operator.writes is None or (operator.writes and plan.output is None):
         return True
-    if plan.output is None and keys:
-        return True
-    readers = [o.inputs for o in alive if o.name != operator.name and not isinstance(o, Loop)]
-    return any(key in (plan.output or ()) or any(r is None or key in r for r in readers) for key in keys)
+    by = set[str]().union(*(readers.get(key, ()) for key in (None, *operator.writes))) if operator.writes else set()
+    return any(key in (plan.output or ()) for key in operator.writes) or bool(by - {operator.name})
 
 
 def without(plan: Plan, name: str) -> Plan | None:
     """The plan without the operator, its sources connected to its targets; None where that could be noticed.
 
     It stays where it decides or is sent to, in a loop, before a route or a join, and where the steps of others would
-    run in another order: a superstep less on one branch can change what an operator of another sees.
+    run in another order: a superstep less on one branch can change what an operator of another sees, and how often
+    one runs that several operators lead to.
     """
     left = tuple(operator for operator in plan.operators if operator.name != name)
     before = [edge for edge in plan.edges if edge.target == name]
@@ -91,8 +98,10 @@ def without(plan: Plan, name: str) -> Plan | None:
     sent = any(edge.fan_out for edge in before)
     if bound or waits or sent or _decides(plan, name) or not any(not isinstance(o, Loop) for o in left):
         return None
-    edges = [edge for edge in plan.edges if name not in (edge.source, edge.target)]
-    edges += [_joined(one, other) for one in before for other in behind]
+    edges: list[Edge] = []
+    for edge in plan.edges:
+        if edge.source != name:
+            edges += [_joined(edge, other) for other in behind] if edge.target == name else [edge]
     exits = [leave for leave in plan.exits if leave.source != name]
     for edge in before:
         if any(leave.source == name for leave in plan.exits) and not _goes_on(edge, edges, exits):
@@ -113,7 +122,7 @@ def without(plan: Plan, name: str) -> Plan | None:
         facts=tuple(_facts(plan, name)),
         fingerprint=plan.fingerprint,
     )
-    return made if _same_order(plan, made) else None
+    return made if _same_order(plan, made, name) else None
 
 
 def _joined(one: Edge, other: Edge) -> Edge:
@@ -142,9 +151,11 @@ def _facts(plan: Plan, name: str) -> Iterator[Fact]:
             yield fact
 
 
-def _same_order(plan: Plan, made: Plan) -> bool:
-    """Whether the steps of all operators that are left stand to each other as before."""
+def _same_order(plan: Plan, made: Plan, dropped: str) -> bool:
+    """Whether the steps of all operators that are left stand to each other as before, and nothing runs twice behind."""
     old, new = (spans(p, framed_graph(p)) for p in (plan, made))
+    if any(old[name].first != old[name].last for name in nx.descendants(plan.graph(), dropped)):
+        return False
     steps = {(_bounds(old[name]), _bounds(new[name])) for name in new}
     moved = {before: after for pair in steps for before, after in zip(*pair, strict=True)}
     same = all(moved[before] == after for pair in steps for before, after in zip(*pair, strict=True))

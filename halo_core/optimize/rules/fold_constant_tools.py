@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from halo_core.optimize.rules.rule import add_facts
-from halo_core.plan import Constant, Effect, OpaqueStep, Plan, ToolOperator, effect_of
+from halo_core.plan import Constant, Effect, OpaqueStep, Operator, Plan, ToolOperator, effect_of
 from halo_core.plan.dataflow import Dataflow, Inputs
 
 _NOTHING = Inputs(row=False, given=(), written=())
@@ -22,14 +22,19 @@ def fold_constant_tools(plan: Plan) -> Plan:
 
 
 def _constant(plan: Plan) -> Iterator[Constant]:
+    if not any(map(_calls, plan.operators)):
+        return
     flow = Dataflow(plan)
     writes = any(effect_of(operator) is Effect.WRITE for operator in plan.operators)
     for name in flow.order:
         operator = plan[name]
-        calls = isinstance(operator, ToolOperator) or (
-            isinstance(operator, OpaqueStep) and bool(operator.advised_tools or operator.advised_calls)
-        )
-        if not calls or name in flow.unmerged or flow.inputs[name] != _NOTHING:
+        if not _calls(operator) or name in flow.unmerged or flow.inputs[name] != _NOTHING:
             continue
         if effect_of(operator) is Effect.PURE or not writes:
             yield Constant(operator=name, tool=operator.tool if isinstance(operator, ToolOperator) else "")
+
+
+def _calls(operator: Operator) -> bool:
+    """Whether the operator is a candidate: it reads nothing, and calls a tool or holds calls."""
+    inside = isinstance(operator, OpaqueStep) and bool(operator.advised_tools or operator.advised_calls)
+    return operator.reads == () and (inside or isinstance(operator, ToolOperator))

@@ -217,6 +217,18 @@ def uneven_branches() -> Plan:
     )
 
 
+def runs_twice() -> Plan:
+    """Without `dead`, what two ways lead to would run another number of times."""
+    return plan(
+        "start dead, dead meet, start meet, meet after",
+        step("start", reads=("q",)),
+        llm("dead", "Dead.|{q}"),
+        step("meet", reads=("start",)),
+        llm("after", "After.|{meet}"),
+        output=("after",),
+    )
+
+
 def before_a_join() -> Plan:
     """What a join waits for stays; so do a loop's members."""
     links = [*edges("dead both, two both, both turn, turn judge"), *edges("judge ?again turn, judge ?done end")]
@@ -262,6 +274,9 @@ CASES: dict[str, tuple[Rule, tuple[Callable[[], Plan], ...]]] = {
     "merge_equal_within_row": (partial(merge_equal, merge_within_row=True), (models, in_a_loop)),
     "fold_constant_tools": (fold_constant_tools, (constants, constant_reads_beside_writes)),
     "drop_dead": (drop_dead, (hidden_keys, everything_is_output, what_others_depend_on)),
-    "drop_dead_remove": (partial(drop_dead, remove=True), (hidden_keys, a_leaf, uneven_branches, before_a_join)),
+    "drop_dead_remove": (
+        partial(drop_dead, remove=True),
+        (hidden_keys, a_leaf, uneven_branches, runs_twice, before_a_join),
+    ),
     "factor_prefixes": (factor_prefixes, (readers,)),
 }
