@@ -30,10 +30,19 @@ STUBS = "stub"
 """As a layout: two servers that answer at once, with a hash of the prompt. For smokes, never for figures."""
 
 
-def start(layout: str, dtype: str, path: str | None = None, *, out_of_the_box: bool = False, **spec: Any) -> EnginePool:
+def start(
+    layout: str,
+    dtype: str,
+    path: str | None = None,
+    *,
+    out_of_the_box: bool = False,
+    calibrate: bool = False,
+    **spec: Any,
+) -> EnginePool:
     """Start (or reuse) the process's pool with vLLM in the given layout; returns when the engines take calls.
 
     `out_of_the_box`: beside it, an engine of its own for `OUT_OF_THE_BOX`, laid out as vLLM does by itself.
+    `calibrate`: measure the engines' curves first where none are remembered.
     """
     if layout == STUBS:
         return _start_stubs()
@@ -41,7 +50,7 @@ def start(layout: str, dtype: str, path: str | None = None, *, out_of_the_box: b
     if out_of_the_box:
         whole = f"1x{len(os.sched_getaffinity(0))}"
         made.append(made[0].model_copy(update={"model": OUT_OF_THE_BOX, "layout": whole}))
-    return _started(made)
+    return _started(made, calibrate=calibrate)
 
 
 def _start_stubs() -> EnginePool:
@@ -55,8 +64,8 @@ def _start_stubs() -> EnginePool:
     return _started(specs)
 
 
-def _started(specs: Sequence[VLLMSpec | EndpointSpec]) -> EnginePool:
-    pool = configure(PoolConfig(models={"*": MODEL}, engines=tuple(specs)))
+def _started(specs: Sequence[VLLMSpec | EndpointSpec], *, calibrate: bool = False) -> EnginePool:
+    pool = configure(PoolConfig(models={"*": MODEL}, engines=tuple(specs), calibrate=calibrate))
     for model in dict.fromkeys(spec.model for spec in specs):
         pool.thread.run(pool.start(model))
     return pool

@@ -11,6 +11,8 @@ import pytest
 
 from halo_core.pool import EnginePool, PoolConfig, VLLMSpec
 
+os.environ.setdefault("HALO_CATALOG", "off")  # tests neither learn from each other nor write into the user's cache
+
 MODEL = "smollm2"
 MODEL_PATH = Path(os.environ.get("HALO_CACHE", Path.home() / ".cache" / "halo")) / "models" / "SmolLM2-135M-Instruct"
 
@@ -22,7 +24,7 @@ def real_pool() -> Iterator[EnginePool]:
         pytest.fail(f"the model is not at {MODEL_PATH}: run `make model` (make test does)")
     layout = "2x1" if (os.cpu_count() or 1) > 1 else "1x1"
     spec = VLLMSpec(model=MODEL, path=str(MODEL_PATH), layout=layout, dtype="float32", max_num_seqs=32)
-    pool = EnginePool(PoolConfig(engines=(spec,)))
+    pool = EnginePool(PoolConfig(engines=(spec,), calibrate=False))
     pool.thread.run(pool.start(MODEL))
     yield pool
     pool.close()

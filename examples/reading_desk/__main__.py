@@ -27,9 +27,9 @@ console = Console()
 
 
 def start_engines() -> EnginePool:
-    """Start the pool; the first time on a machine the engine layout is calibrated, which takes a few minutes."""
+    """Start the pool; the first time on a machine layout and speed of the engines are measured: a few minutes."""
     pool = halo.configure(PoolConfig.from_file(HERE / "halo.toml"))
-    with console.status("starting vLLM (on first use also choosing the engine layout for this machine)"):
+    with console.status("starting vLLM (on first use also measuring the engines on this machine)"):
         pool.thread.run(pool.start(SERVED))
     engines = pool.group(SERVED).engines
     console.log(f"{len(engines)} engines: " + ", ".join(f"{e.name} ({e.capacity.slots} slots)" for e in engines))

@@ -17,7 +17,7 @@ from halo_adapters.autogen import drive
 from halo_adapters.autogen.attribution import speaking
 from halo_adapters.autogen.report import explain_analyze
 from halo_adapters.autogen.tasks import Task, task_content, task_of
-from halo_adapters.autogen.template import App, Template
+from halo_adapters.autogen.template import App, Template, lifted_fingerprint
 from halo_core.runtime import SESSION, Batch, BatchOptions, BatchStats, OperatorStats, Rows, get_executor
 
 OnEvent = Callable[[int, BaseAgentEvent | BaseChatMessage], object]
@@ -102,7 +102,11 @@ class TeamRows:
     ) -> None:
         options = options or BatchOptions()
         self.batch = get_executor().open_batch(
-            template.name, journal=options.journal, merge=merge, on_change=options.on_change
+            template.name,
+            journal=options.journal,
+            merge=merge,
+            on_change=options.on_change,
+            app=lifted_fingerprint(template.app),
         )
         self.tasks = tasks
         self.rows = Rows(self.batch, len(tasks), lambda i: task_content(tasks[i]), keys=options.keys, limit=limit)

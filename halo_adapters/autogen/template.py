@@ -91,7 +91,13 @@ class Template:
 
 def fingerprint(app: Any) -> str:
     """A text that changes when the team changes in anything that its plan knows of."""
+    # A team that cannot be lifted runs all the same.
+    return lifted_fingerprint(app) or f"autogen:{app.name}:not lifted"
+
+
+def lifted_fingerprint(app: Any) -> str:
+    """The same, empty where the team cannot be lifted: the catalog then keeps nothing."""
     try:
         return f"autogen:{app.name}:{lift(app).fingerprint}"
-    except HaloError:  # a team that cannot be lifted runs all the same
-        return f"autogen:{app.name}:not lifted"
+    except HaloError:
+        return ""

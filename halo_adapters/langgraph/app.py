@@ -99,6 +99,13 @@ class App:
             self._plan = lift(app, name=self.name)
         return self._plan
 
+    def fingerprint(self, app: Any) -> str:
+        """Changes when the app changes; ties journals and catalogs to it. Empty where the graph cannot be lifted."""
+        try:
+            return f"langgraph:{self.name}:{self.plan(app).fingerprint}"
+        except LiftError:
+            return ""
+
     def starts(self, app: Any) -> dict[str, Start]:
         """When the graph's nodes may start, as far as that is certain; empty without overlap or plan."""
         from halo_core.plan import starts

@@ -15,6 +15,7 @@ from langchain_core.runnables.config import RunnableConfig, get_config_list
 
 from halo_adapters.langgraph.session import row_content
 from halo_core.runtime import SESSION, Batch, BatchOptions, Rows, get_executor
+from halo_core.stats import row_fields
 
 if TYPE_CHECKING:
     from halo_adapters.langgraph.app import App
@@ -65,12 +66,21 @@ class _Invocations:
         self._kwargs = kwargs
         self._configs = get_config_list(config, len(inputs))
         batch = get_executor().open_batch(
-            app.name, journal=options.journal, merge=app.merge, on_change=options.on_change
+            app.name,
+            journal=options.journal,
+            merge=app.merge,
+            on_change=options.on_change,
+            app=app.fingerprint(graph),
         )
         limit = _limit(self._configs, app)
-        self.rows = Rows(batch, len(inputs), lambda i: row_content(inputs[i]), keys=options.keys, limit=limit)
+        self.rows = Rows(
+            batch, len(inputs), lambda i: row_content(inputs[i]), keys=options.keys, limit=limit, fields=self._fields
+        )
         self.report = BatchReport(batch, app, graph, self.rows.results)
         app.last_report = self.report
+
+    def _fields(self, i: int) -> dict[str, str]:
+        return row_fields(self._inputs[i])
 
     async def ainvoke(self, i: int) -> Any:
         return await self._graph.ainvoke(self._inputs[i], self._configs[i], **self._kwargs)

@@ -14,7 +14,6 @@ from pydantic_core import to_jsonable_python
 from halo_adapters.langgraph import patch, session
 from halo_adapters.langgraph.app import App
 from halo_adapters.langgraph.compiled import accelerate
-from halo_core.errors import LiftError
 from halo_core.plan import Plan
 from halo_core.runtime import Batch, BatchOptions, Journal
 from halo_core.runtime.loops import iterate_async
@@ -84,10 +83,8 @@ class LangGraphAdapter:
         return str(app.last_run.explain_analyze()) if app.last_run is not None else ""
 
     def fingerprint(self, app: Any) -> str:
-        try:
-            return f"langgraph:{app.halo.name}:{app.halo.plan(app).fingerprint}"
-        except LiftError:  # a graph that cannot be lifted runs all the same
-            return f"langgraph:{app.halo.name}:not lifted"
+        # A graph that cannot be lifted runs all the same.
+        return app.halo.fingerprint(app) or f"langgraph:{app.halo.name}:not lifted"
 
     def install(self, *, openai_sdk: bool) -> None:
         patch.install(default="halo", openai_sdk=openai_sdk)

@@ -19,8 +19,10 @@ import psutil
 
 from halo_core import __version__
 from halo_core.errors import ConfigError, HaloError
+from halo_core.pool.calibrate import remembered
 from halo_core.pool.call import LLMCall
-from halo_core.pool.config import EndpointSpec, EngineSpec, PoolConfig, VLLMSpec
+from halo_core.pool.config import EndpointSpec, EngineSpec, PoolConfig, SimulatedSpec, VLLMSpec
+from halo_core.pool.kv_speed import hub_folder
 from halo_core.pool.pool import EnginePool
 
 State = Literal["ok", "off", "warn", "fail"]
@@ -190,17 +192,31 @@ def _vllm(spec: VLLMSpec, subject: str) -> list[Check]:
         checks.append(Check(subject, "ok" if whole else "fail", f"weights in {folder}" if whole else lack))
     elif weights.startswith(("/", "~", ".")):
         checks.append(Check(subject, "fail", f"there is no folder {folder}: correct path, or fetch the weights"))
-    elif _hub_folder(weights).is_dir():
-        checks.append(Check(subject, "ok", f"weights of {weights} in {_hub_folder(weights)}"))
+    elif hub_folder(weights).is_dir():
+        checks.append(Check(subject, "ok", f"weights of {weights} in {hub_folder(weights)}"))
     else:
         checks.append(Check(subject, "warn", f"{weights} is not in the local hub cache: the first start downloads it"))
     return checks
 
 
-def _hub_folder(name: str) -> Path:
-    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
-    hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
-    return hub.expanduser() / f"models--{name.replace('/', '--')}"
+def curves(config: PoolConfig) -> Iterator[Check]:
+    """Whether it is known how fast the configured engines are."""
+    for model in dict.fromkeys(spec.model for spec in config.engines if not isinstance(spec, SimulatedSpec)):
+        specs = [spec for spec in config.engines if spec.model == model]
+        subject = f"curve {model}"
+        try:
+            record = remembered(specs)
+        except HaloError as error:
+            yield Check(subject, "warn", str(error))
+            continue
+        if record is not None:
+            worst = max(record.residuals, key=lambda residual: residual.median)
+            found = f"measured {record.measured_at}, off by {worst.median:.0%} (median) at most"
+            yield Check(subject, "ok", f"{found}; halo calibrate shows it")
+        elif config.calibrate and all(isinstance(spec, VLLMSpec) for spec in specs):
+            yield Check(subject, "off", "not measured yet: the first start does it (about a minute)")
+        else:
+            yield Check(subject, "off", "not measured: halo calibrate does it (about a minute)")
 
 
 def caches() -> Iterator[Check]:

@@ -46,6 +46,7 @@ def doctor(
     else:
         groups.append(("pool", list(checks.configuration(pool, source))))
         groups.append(("engines", asyncio.run(_engines(pool)) or [NO_ENGINES]))
+        groups.append(("curves", list(checks.curves(pool))))
         if start:
             groups.append(("first calls", _start(pool)))
     groups.append(("caches", list(checks.caches())))
@@ -75,6 +76,8 @@ def _start(config: PoolConfig) -> list[Check]:
 def _show(groups: Iterable[tuple[str, list[Check]]]) -> None:
     console = out()
     for title, group in groups:
+        if not group:
+            continue
         console.print(Text(title, style="bold"))
         table = Table(box=None, show_header=False, padding=(0, 1), pad_edge=False)
         table.add_column(width=4)

@@ -73,6 +73,10 @@ class PoolConfig(_Spec):
     """Whether a server that the app itself names (`base_url=`) becomes an engine of the pool."""
     restarts: int = Field(default=3, ge=0)
     """How often a dead engine is started again before its calls fail."""
+    calibrate: bool = True
+    """Whether vLLM engines are measured when they come up as nobody has measured them before: about a minute, once per
+    model, layout and machine. HALO_CALIBRATE=0 switches it off as well. What is remembered is used in any case; servers
+    that others run are only measured by `halo calibrate`."""
 
     @classmethod
     def from_file(cls, path: str | Path) -> PoolConfig:

@@ -5,25 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import importlib.metadata
 import logging
-import os
-import random
 import re
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from halo_core.errors import ConfigError, EngineStartError, HaloError
 from halo_core.pool.call import LLMCall
 from halo_core.pool.config import VLLMSpec
 from halo_core.pool.engine import Engine, EngineCounters
+from halo_core.pool.lock import locked
 from halo_core.pool.machine import Machine, machine
+from halo_core.pool.synthetic import synthetic, text
 from halo_core.pool.vllm import VLLMEngine
 from halo_core.pool.vllm_command import (
     Placement,
@@ -33,6 +32,7 @@ from halo_core.pool.vllm_command import (
     engine_python,
     find_model,
 )
+from halo_core.stats.remembered import read_remembered, write_remembered
 
 logger = logging.getLogger(__name__)
 
@@ -140,20 +140,15 @@ async def choose_layout(
     Remembered in the cache folder per (model, dtype, machine, vLLM version). Raises `EngineStartError` where no
     candidate comes up.
     """
-    hardware = machine()
-    options = candidates(hardware)
+    options = candidates(machine())
     if len(options) == 1:
         return options[0], []
-    gpu = bool(hardware.gpus)
-    dtype = engine_dtype(settings, gpu=gpu)
-    version = vllm_version(engine_python(python))
-    key = "\n".join((settings.path, dtype, hardware.describe(), version))
-    file = cache_dir() / "layouts" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
-    if not recalibrate and (known := read_calibration(file)) is not None:
+    file = _file(settings, python)
+    if not recalibrate and (known := _read(file)) is not None:
         return known.chosen, []
-    async with _locked(file.with_suffix(".lock")):
+    async with locked(file.with_suffix(".lock")):
         # Another process may have measured while this one waited.
-        if not recalibrate and (known := read_calibration(file)) is not None:
+        if not recalibrate and (known := _read(file)) is not None:
             return known.chosen, []
         logger.info("calibrating the layout of %s once (about %d minutes)", model, len(options))
         trials, engines = await _measure(model, settings, options, python)
@@ -162,58 +157,36 @@ async def choose_layout(
             raise EngineStartError(f"no layout of {model} works on this machine: {best.error}")
         calibration = Calibration(
             model=settings.path,
-            dtype=dtype,
-            machine=hardware.describe(),
-            vllm=version,
+            dtype=engine_dtype(settings, gpu=bool(machine().gpus)),
+            machine=machine().describe(),
+            vllm=vllm_version(engine_python(python)),
             chosen=best.layout,
             trials=tuple(trials),
             measured_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         )
-        write_calibration(file, calibration)
+        write_remembered(file, calibration, "layout")
     logger.info("layout of %s: %s (%.0f tokens/s); remembered in %s", model, best.layout, best.tokens_per_s, file)
     return best.layout, engines
 
 
-def read_calibration(file: Path) -> Calibration | None:
-    """What was measured before; None, with a warning, where the file cannot be used."""
-    try:
-        return Calibration.model_validate_json(file.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValidationError) as error:
-        logger.warning("the remembered layout %s cannot be used, so it is measured again: %s", file, error)
-        return None
+def remembered_layout(settings: VLLMSettings, *, python: str | None = None) -> Layout | None:
+    """The layout that `auto` stands for here; None where it would have to be measured first."""
+    options = candidates(machine())
+    if len(options) == 1:
+        return options[0]
+    known = _read(_file(settings, python))
+    return known.chosen if known is not None else None
 
 
-def write_calibration(file: Path, calibration: Calibration) -> None:
-    """Remember a choice; a folder that cannot be written to costs only the next calibration."""
-    temporary = file.with_suffix(f".tmp{os.getpid()}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(calibration.model_dump_json(indent=1) + "\n")
-        temporary.replace(file)
-    except OSError as error:
-        logger.warning("the layout cannot be remembered in %s: %s", file, error)
+def _file(settings: VLLMSettings, python: str | None) -> Path:
+    """Where the layout is remembered, per (model, dtype, machine, vLLM version)."""
+    dtype = engine_dtype(settings, gpu=bool(machine().gpus))
+    key = "\n".join((settings.path, dtype, machine().describe(), vllm_version(engine_python(python))))
+    return cache_dir() / "layouts" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
 
 
-@contextlib.asynccontextmanager
-async def _locked(path: Path) -> AsyncIterator[None]:
-    """One calibration at a time on this machine: two would measure each other."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.open("w")
-    except OSError as error:
-        logger.warning("no lock for the calibration: %s", error)
-        yield
-        return
-    with lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                await asyncio.sleep(0.5)
-        yield
+def _read(file: Path) -> Calibration | None:
+    return read_remembered(file, Calibration, "layout", "it is measured again")
 
 
 async def _measure(
@@ -254,16 +227,14 @@ async def _close(engines: Sequence[VLLMEngine]) -> None:
 
 async def _rate(engines: Sequence[VLLMEngine]) -> float:
     """Tokens per second of a closed batch of synthetic calls, prefill and batched decode together."""
-    await asyncio.gather(
-        *(engine.complete(_synthetic(engine.model, -index)) for index, engine in enumerate(engines, 1))
-    )
+    await asyncio.gather(*(engine.complete(_call(engine.model, -index)) for index, engine in enumerate(engines, 1)))
     tokens = 0
     serial = 0
     began = time.monotonic()
     while not tokens or time.monotonic() - began < _LONGEST_TRIAL_S / 2:
         answers = await asyncio.gather(
             *(
-                engines[index % len(engines)].complete(_synthetic(engines[0].model, serial + index))
+                engines[index % len(engines)].complete(_call(engines[0].model, serial + index))
                 for index in range(_PROMPTS)
             )
         )
@@ -272,32 +243,9 @@ async def _rate(engines: Sequence[VLLMEngine]) -> float:
     return tokens / (time.monotonic() - began)
 
 
-_WORDS = [
-    "river",
-    "stone",
-    "seven",
-    "quick",
-    "amber",
-    "ledger",
-    "north",
-    "pencil",
-    "orbit",
-    "copper",
-    "winter",
-    "harbor",
-    "signal",
-    "gentle",
-    "matrix",
-    "violet",
-]
-
-
-def _synthetic(model: str, seed: int) -> LLMCall:
+def _call(model: str, seed: int) -> LLMCall:
     """A call whose prompt shares no block with the others'."""
-    words = random.Random(seed).choices(_WORDS, k=_PROMPT_WORDS)
-    messages = [{"role": "user", "content": " ".join(words)}]
-    body = {"messages": messages, "max_tokens": _ANSWER_TOKENS, "temperature": 0, "ignore_eos": True}
-    return LLMCall(model, body)
+    return synthetic(model, text(seed, _PROMPT_WORDS), _ANSWER_TOKENS)
 
 
 def make_engines(model: str, settings: VLLMSettings, layout: Layout, *, python: str | None = None) -> list[VLLMEngine]:
@@ -312,12 +260,9 @@ def make_engines(model: str, settings: VLLMSettings, layout: Layout, *, python: 
     ]
 
 
-async def build_vllm_engines(spec: VLLMSpec) -> list[Engine]:
-    """The engines that a pool's specification stands for; some may be running already.
-
-    Raises `ConfigError` for a layout that does not fit, `EngineStartError` where calibrating fails.
-    """
-    settings = VLLMSettings(
+def vllm_settings(spec: VLLMSpec) -> VLLMSettings:
+    """What the engines of a specification are told."""
+    return VLLMSettings(
         find_model(spec.path or spec.model),
         dtype=spec.dtype,
         max_num_seqs=spec.max_num_seqs,
@@ -326,6 +271,14 @@ async def build_vllm_engines(spec: VLLMSpec) -> list[Engine]:
         kv_cache_gib=spec.kv_cache_gib,
         extra_args=spec.extra_args,
     )
+
+
+async def build_vllm_engines(spec: VLLMSpec) -> list[Engine]:
+    """The engines that a pool's specification stands for; some may be running already.
+
+    Raises `ConfigError` for a layout that does not fit, `EngineStartError` where calibrating fails.
+    """
+    settings = vllm_settings(spec)
     if spec.layout == "auto":
         layout, running = await choose_layout(spec.model, settings)
         return [*running] or [*make_engines(spec.model, settings, layout)]

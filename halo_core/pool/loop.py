@@ -45,8 +45,8 @@ class Mailbox:
 class LoopThread:
     """An event loop that runs in a daemon thread until `close`."""
 
-    def __init__(self, name: str = "halo-pool") -> None:
-        self.loop = asyncio.new_event_loop()
+    def __init__(self, name: str = "halo-pool", loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self.loop = loop or asyncio.new_event_loop()
         self.mailbox = Mailbox(self.loop)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -83,6 +83,11 @@ class LoopThread:
 
 
 _mailboxes: dict[int, tuple[asyncio.AbstractEventLoop, Mailbox]] = {}
+
+
+def now_s() -> float:
+    """Seconds of the running loop, which is all the runtime takes its time from: a simulation's loop has its own."""
+    return asyncio.get_running_loop().time()
 
 
 def mailbox_of(loop: asyncio.AbstractEventLoop) -> Mailbox:

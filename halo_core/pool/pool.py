@@ -15,6 +15,7 @@ from halo_core.errors import EngineDiedError, EngineStartError, HaloError, Unkno
 from halo_core.pool.config import EndpointSpec, EngineSpec, PoolConfig, SimulatedSpec
 from halo_core.pool.engine import Engine
 from halo_core.pool.loop import LoopThread
+from halo_core.stats import EngineCurve
 
 logger = logging.getLogger(__name__)
 
@@ -30,20 +31,25 @@ class EngineGroup:
     restarts: dict[str, int] = field(default_factory=dict)
     on_change: list[Callable[[HaloError | None], None]] = field(default_factory=list)
     """Called on the pool's loop when engines came up (with None), or when the last one was given up (with why)."""
+    curve: EngineCurve | None = None
+    """How fast each of the engines is while all of them work; None where nobody has measured it."""
+    measuring: bool = False
+    """The engines are up, but take no calls but the calibration's."""
     _starting: asyncio.Task[None] | None = None
 
     @property
     def ready(self) -> list[Engine]:
         """Engines that take calls now."""
-        return [engine for engine in self.engines if engine.health.state == "ready"]
+        return [] if self.measuring else [engine for engine in self.engines if engine.health.state == "ready"]
 
 
 class EnginePool:
     """The engines of one process. Its engines live on the pool's own loop; the public methods work from any thread."""
 
-    def __init__(self, config: PoolConfig | None = None) -> None:
+    def __init__(self, config: PoolConfig | None = None, *, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """`loop`: to run on, in a thread of the pool's own; a simulation has one of virtual time."""
         self.config = config or PoolConfig()
-        self.thread = LoopThread()
+        self.thread = LoopThread(loop=loop)
         self._groups: dict[str, EngineGroup] = {}
         self._lock = threading.Lock()
         self._closed = False
@@ -131,6 +137,7 @@ class EnginePool:
     async def start(self, model: str) -> EngineGroup:
         """Bring up the engines of `model` (on the pool's loop); returns when at least one takes calls.
 
+        The first start of vLLM engines on a machine measures them, see `PoolConfig.calibrate`.
         Raises `UnknownModelError`, `EngineStartError`.
         """
         group = self.group(model)
@@ -157,7 +164,23 @@ class EnginePool:
             logger.error("an engine of %s did not start: %s", group.model, failure)
         if not group.ready:
             raise failures[0] if failures else EngineStartError(f"model {group.model!r} has no engine")
+        if group.curve is None and not failures:
+            await self._find_curve(group)
         self._changed(group)
+
+    async def _find_curve(self, group: EngineGroup) -> None:
+        """Look up how fast the engines are, or measure it once, before they take the first call."""
+        from halo_core.pool.calibrate import curve_of
+
+        engines = group.ready
+        group.measuring = True
+        try:
+            group.curve = await curve_of(engines, measure=self.config.calibrate)
+        finally:
+            group.measuring = False
+        for engine in engines:
+            if engine.health.state == "dead":  # of the probes, perhaps: the calls are not to pay for it
+                self.report_dead(group, engine)
 
     async def count_tokens(self, model: str, body: Mapping[str, Any]) -> tuple[int | None, int]:
         """(tokens of a request's prompt, the model's context), both in tokens; None and 0 where no engine can tell.
@@ -201,7 +224,7 @@ class EnginePool:
     def hopeless(self, group: EngineGroup) -> bool:
         """Whether no engine of the group is up, coming up, or being started again."""
         return not group.ready and all(
-            group.restarts.get(engine.name, 0) >= 0 and engine.health.state not in ("new", "starting")
+            group.restarts.get(engine.name, 0) >= 0 and engine.health.state in ("dead", "closed")
             for engine in group.engines
         )
 

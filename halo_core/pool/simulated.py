@@ -14,7 +14,8 @@ from halo_core.pool.call import Completion, LLMCall, Usage
 from halo_core.pool.clock import Clock, RealClock
 from halo_core.pool.engine import CacheEvent, Capacity, EngineCounters, Health
 from halo_core.pool.prefix_cache import PrefixCache, block_hashes
-from halo_core.pool.simulated_steps import Sequence, StepLoop
+from halo_core.pool.simulated_steps import Sequence, StepLoop, StepTime
+from halo_core.stats import EngineCurve
 
 _DEFAULT_KV_TOKENS = 1 << 20
 
@@ -22,6 +23,15 @@ _DEFAULT_KV_TOKENS = 1 << 20
 def default_decode_step_s(batch: int) -> float:
     """Seconds of a decode step at a batch size; for tests, calibrated of nothing."""
     return 0.02 + 0.0005 * batch
+
+
+def _step_time(prefill_tokens_per_s: float, decode_step_s: Callable[[int], float]) -> StepTime:
+    """The time of a step whose contexts cost nothing."""
+
+    def step_s(prefill_tokens: float, attention_pairs: float, batch: float, context_tokens: float) -> float:
+        return prefill_tokens / prefill_tokens_per_s + (decode_step_s(int(batch)) if batch else 0.0)
+
+    return step_s
 
 
 class SimulatedEngine:
@@ -45,10 +55,12 @@ class SimulatedEngine:
         max_batched_tokens: int = 2048,
         answer_tokens: int | Callable[[LLMCall], int] | None = None,
         clock: Clock | Literal["real", "zero"] = "real",
+        curve: EngineCurve | None = None,
         fail_after: int | None = None,
         fault: Callable[[LLMCall], Exception | None] | None = None,
     ) -> None:
-        """`decode_step_s` gives the seconds of a step that decodes one token of each of so many answers.
+        """`decode_step_s` gives the seconds of a step that decodes one token of each of so many answers; a `curve`
+        stands for it and for `prefill_tokens_per_s`.
 
         `kv_tokens` 0 switches the prefix cache off (with clock "zero" the default). `answer_tokens` is the natural
         length of plain answers: 8 to 32 tokens, by the hash, where None. `fail_after` lets the engine die once it has
@@ -71,8 +83,8 @@ class SimulatedEngine:
         self._capacity = Capacity(slots, kv_tokens, block_size, max_model_len)
         self._health = Health("new")
         self._clock: Clock | None = None if clock == "zero" else RealClock() if clock == "real" else clock
-        self._prefill_tokens_per_s = prefill_tokens_per_s
-        self._decode_step_s = decode_step_s
+        self._step_s = curve.step_s if curve is not None else _step_time(prefill_tokens_per_s, decode_step_s)
+        self._request_s = curve.request_s if curve is not None else 0.0
         self._max_batched_tokens = max(max_batched_tokens, slots)
         self._answer_tokens = answer_tokens
         self._feeds: list[asyncio.Queue[CacheEvent | None]] = []
@@ -90,8 +102,8 @@ class SimulatedEngine:
                 self._clock,
                 self._cache,
                 slots=capacity.slots,
-                prefill_tokens_per_s=self._prefill_tokens_per_s,
-                decode_step_s=self._decode_step_s,
+                step_s=self._step_s,
+                request_s=self._request_s,
                 max_batched_tokens=self._max_batched_tokens,
                 share_prefixes=capacity.kv_tokens > 0,
             )

@@ -11,6 +11,11 @@ from dataclasses import dataclass, field
 from halo_core.pool.clock import Alarm, Clock
 from halo_core.pool.prefix_cache import PrefixCache, block_hashes
 from halo_core.pool.simulated_model import CHARS_PER_TOKEN, Answer, count_tokens
+from halo_core.stats import attention_pairs
+
+StepTime = Callable[[float, float, float, float], float]
+"""(prompt tokens computed, (token, token) pairs that they attend to, requests that decode, their contexts' tokens) ->
+seconds of the step, as of `EngineCurve.step_s`."""
 
 
 @dataclass(slots=True, eq=False)
@@ -65,17 +70,18 @@ class StepLoop:
         cache: PrefixCache,
         *,
         slots: int,
-        prefill_tokens_per_s: float,
-        decode_step_s: Callable[[int], float],
+        step_s: StepTime,
+        request_s: float = 0.0,
         max_batched_tokens: int,
         share_prefixes: bool = True,
     ) -> None:
+        """`request_s`: what a step takes longer for each request that is new in it."""
         self._share_prefixes = share_prefixes
         self._clock = clock
         self._cache = cache
         self._slots = slots
-        self._prefill_s = 1.0 / prefill_tokens_per_s
-        self._decode_step_s = decode_step_s
+        self._step_time = step_s
+        self._request_s = request_s
         self._max_batched_tokens = max_batched_tokens
         self._arrivals = 0
         self._waiting: list[tuple[int, int, Sequence]] = []
@@ -149,11 +155,11 @@ class StepLoop:
         steps = self._grow()
         scarce = self.preemptions > preemptions
         budget = self._max_batched_tokens - len(self._decoding)
-        prefilled = 0
+        before = budget
         for sequence in self._running:
             sequence.chunk = min(sequence.todo, budget)
             budget -= sequence.chunk
-            prefilled += sequence.chunk
+        admitted = 0
         while self._waiting and len(self._running) < self._slots and budget > 0 and not scarce:
             sequence = self._waiting[0][2]
             if not self._admit(sequence):
@@ -162,15 +168,23 @@ class StepLoop:
             self._running.append(sequence)
             sequence.chunk = min(sequence.todo, budget)
             budget -= sequence.chunk
-            prefilled += sequence.chunk
+            admitted += 1
         if not self._running:
             self._steps = 0
             return  # idle until the next `add`
-        batch = sum(sequence.width for sequence in self._decoding)
+        prefilled = before - budget
         self._steps = 1 if prefilled else steps
-        self._step_s = prefilled * self._prefill_s + (self._decode_step_s(batch) if batch else 0.0)
+        self._step_s = self._time_of_step(prefilled) + admitted * self._request_s
         self._started_at = self._clock.now()
         self._alarm = self._clock.call_at(self._started_at + self._steps * self._step_s, self._end)
+
+    def _time_of_step(self, prefilled: int) -> float:
+        """Seconds of the step that is about to begin; of one step in their middle, where it is many."""
+        computing = (s for s in self._running if s.chunk) if prefilled else ()
+        pairs = sum(attention_pairs(s.chunk, s.tokens - s.todo) for s in computing)
+        batch = sum(sequence.width for sequence in self._decoding)
+        context = sum(sequence.width * sequence.tokens for sequence in self._decoding)
+        return self._step_time(prefilled, pairs, batch, context + batch * self._steps / 2)
 
     def _grow(self) -> int:
         """Take the blocks that decoding needs, preempting if need be; gives the number of steps they suffice for."""

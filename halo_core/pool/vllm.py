@@ -87,6 +87,11 @@ class VLLMEngine(EndpointEngine):
         return f"engine {self.name!r} (vLLM, model {self.model!r}, {self.placement})"
 
     @property
+    def python(self) -> str:
+        """The interpreter that has vLLM."""
+        return engine_python(self._python)
+
+    @property
     def pid(self) -> int | None:
         """The process id of the engine's program, which leads its process group; None where it does not run."""
         return self._process.pid if self._process is not None and self._process.returncode is None else None
@@ -133,7 +138,7 @@ class VLLMEngine(EndpointEngine):
             self._health = Health("dead", str(error)) if failed else Health("new")
 
     def _launch(self) -> EngineProcess:
-        python = engine_python(self._python)
+        python = self.python
         scratch = scratch_folder()
         self._events_address = f"ipc://{scratch}/kv"
         self._events_stopped = asyncio.Event()

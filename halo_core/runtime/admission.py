@@ -8,10 +8,10 @@ and nothing while it only follows others or has been away (in a tool) for longer
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Callable
 
+from halo_core.pool.loop import now_s
 from halo_core.runtime.batch import Run
 
 GAP_S = 0.05
@@ -63,7 +63,7 @@ class Admission:
 
     def _load(self) -> int:
         """Calls on their way or about to be made, and the number of calls that a calling run makes at a time."""
-        now = time.monotonic()
+        now = now_s()
         load, calls, callers = 0, 0, 0
         for run in self._active:
             if run.calling:
@@ -99,7 +99,7 @@ class Admission:
         self._waiting.popleft()
         self._serial += 1
         run.order = self._serial
-        run.idle_since = time.monotonic()
+        run.idle_since = run.begun_s = now_s()
         self._active.add(run)
         begin()
         return True

@@ -13,6 +13,8 @@ from halo_core.pool.call import CallOrigin, Completion
 from halo_core.runtime.flight import Flight, MergeKey
 from halo_core.runtime.stats import BatchStats, OperatorStats
 from halo_core.runtime.tools import ToolDesk
+from halo_core.runtime.watch import Watch
+from halo_core.stats import Catalog, ObservedRow
 
 MEMO_BYTES = 64 << 20
 """Answers kept for equal calls that come later; beyond it the least recently used are asked again."""
@@ -33,6 +35,10 @@ class Run:
     """Calls on their way that are executed for this run."""
     following: int = 0
     """Calls on their way that another run executes."""
+    begun_s: float = 0.0
+    """When it was admitted (the pool loop's time)."""
+    noted: ObservedRow | None = None
+    """What is written down of it for the catalog; None where it is not one of the first rows."""
     idle_since: float = 0.0
     repeats: Counter[tuple[str, str]] = field(default_factory=Counter)
     stats: OperatorStats = field(default_factory=OperatorStats)
@@ -123,8 +129,14 @@ class Batch:
         on_change: Callable[[Batch], None] | None = None,
         keys: RowKeys | None = None,
         keep_reads: bool = True,
+        app: str = "",
     ) -> None:
+        """`app` is the fingerprint under which the catalog keeps what is learnt; nothing is, where it is empty."""
         self.name = name
+        self.app = app
+        self.watch = Watch() if app else None
+        self.learnt: Catalog | None = None
+        """What this batch alone taught, once it is closed."""
         self.keys = keys or RowKeys()
         self.number = next(_batch_numbers)
         self.merge = merge

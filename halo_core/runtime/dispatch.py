@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import bisect
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +18,7 @@ from typing import Any
 from halo_core.errors import EngineDiedError, EngineError, HaloError
 from halo_core.pool.call import Completion, LLMCall, Usage
 from halo_core.pool.engine import Engine
+from halo_core.pool.loop import now_s
 from halo_core.pool.pool import EngineGroup, EnginePool
 from halo_core.runtime.affinity import MIN_SHARED_CHUNKS, group_of, static_prefix
 from halo_core.runtime.flight import Flight
@@ -77,7 +77,7 @@ class Dispatcher:
         bisect.insort(self._ready, flight)
         _add(self._ready_chunks, flight.chain)
         self._placement.add(flight)
-        self._arrived_s = time.monotonic()
+        self._arrived_s = now_s()
         self._pump_soon()
 
     def cancel(self, flight: Flight) -> None:
@@ -149,7 +149,7 @@ class Dispatcher:
         engine has answered them in one step. Together they are divided better, and what they share is computed first.
         An engine that works would take a call only at the end of its step anyway.
         """
-        now = time.monotonic()
+        now = now_s()
         if group_of(self._ready[0]) is None:
             self._settling_s = 0.0
             return False
@@ -313,7 +313,7 @@ class Dispatcher:
         call = replace(flight.call, model=engine.model, priority=flight.call.priority + flight.order[0])
         completion: Completion | None = None
         error: BaseException | None = None
-        begun_s = time.monotonic()
+        begun_s = now_s()
         try:
             completion = await (self._stream(flight, engine, call) if call.stream else engine.complete(call))
         except asyncio.CancelledError:
@@ -333,7 +333,7 @@ class Dispatcher:
             station.held.insert(flight.chain)
             station.step_begins()
             self._learn(call, completion)
-            station.observe(completion.usage.generated_tokens, time.monotonic() - begun_s)
+            station.observe(completion.usage.generated_tokens, now_s() - begun_s)
         self._land(flight, completion, error)
 
     async def _stream(self, flight: Flight, engine: Engine, call: LLMCall) -> Completion:

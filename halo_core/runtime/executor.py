@@ -14,15 +14,17 @@ from pydantic_core import to_json
 
 from halo_core.errors import HaloError
 from halo_core.pool.call import Completion, LLMCall, Usage
-from halo_core.pool.loop import mailbox_of
+from halo_core.pool.loop import mailbox_of, now_s
 from halo_core.pool.pool import EnginePool, get_pool
 from halo_core.runtime.admission import Admission
 from halo_core.runtime.batch import Batch, RowKeys, Run
+from halo_core.runtime.catalogs import remember
 from halo_core.runtime.current import not_ahead
 from halo_core.runtime.dispatch import Dispatcher
 from halo_core.runtime.flight import Flight, How, JournalKey, MergeKey, Waiter
 from halo_core.runtime.journal import Journal
 from halo_core.runtime.prefix import CHARS_PER_TOKEN, Prompt
+from halo_core.runtime.watch import Watch
 
 DEFAULT_TARGET = 64
 """Calls to keep under way before any engine has told its capacity."""
@@ -60,12 +62,14 @@ class Executor:
         merge: bool = True,
         on_change: Callable[[Batch], None] | None = None,
         keep_reads: bool = True,
+        app: str = "",
     ) -> Batch:
         """A new set of runs that share calls with each other.
 
-        Without `keep_reads`, a tool's read serves only those who ask while it is under way (see `ToolMemo`).
+        Without `keep_reads`, a tool's read serves only those who ask while it is under way (see `ToolMemo`). `app` is
+        the fingerprint under which the catalog keeps what the first rows teach.
         """
-        batch = Batch(name, merge=merge, on_change=on_change, keys=self._shared_keys, keep_reads=keep_reads)
+        batch = Batch(name, merge=merge, on_change=on_change, keys=self._shared_keys, keep_reads=keep_reads, app=app)
         journal = journal or self._shared_journal
         if journal is not None:
             self._journals[batch.number] = journal
@@ -93,6 +97,18 @@ class Executor:
             batch.errors.append(str(journal.failed))
         batch.desk.close()
         self._mail.post(batch.memo.clear)
+        if batch.watch is not None:
+            self._remember(batch, batch.watch)
+
+    def _remember(self, batch: Batch, watch: Watch) -> None:
+        """Add what the batch has seen to the catalog."""
+        if self.pool.thread.is_current:
+            remember(batch, watch.observed(batch.stats))
+            return
+        seen: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._mail.post(seen.set_result, None)  # behind all that the batch's runs have posted
+        seen.result()
+        remember(batch, watch.observed(batch.stats))
 
     def ambient(self, *, pin: bool = False) -> Batch:
         """The batch of runs that apps start by themselves; it lives while any of them is active.
@@ -111,6 +127,7 @@ class Executor:
         `key` identifies the row across restarts; by default it is made of the content and its n-th occurrence.
         """
         run = Run(batch, key or batch.keys.key(content), 0)
+        run.noted = batch.watch.note(run.key) if batch.watch is not None else None
         batch.stats.rows += 1
         if batch is self._ambient:
             with self._ambient_lock:
@@ -125,6 +142,8 @@ class Executor:
         else:
             stats.rows_done += 1
         self._mail.post(self.admission.leave, run)
+        if run.batch.watch is not None:
+            self._mail.post(run.batch.watch.ended, run, failed)
         run.batch.changed()
         with self._ambient_lock:
             if run.batch is self._ambient:
@@ -295,6 +314,7 @@ class Executor:
         return waiter
 
     def _arrive(self, run: Run, waiter: Waiter, fingerprint: str, prompt: Prompt) -> None:
+        waiter.asked_s = now_s()
         batch, call = run.batch, waiter.call
         mergeable = batch.merge and call.deterministic and call.origin.attempt == 1
         key: MergeKey | None = None
@@ -382,8 +402,10 @@ class Executor:
             run.following = max(run.following - 1, 0)
         else:
             run.calling = max(run.calling - 1, 0)
-        run.idle_since = time.monotonic()
+        run.idle_since = now_s()
         run.stats.count(how, usage)
+        if run.noted is not None and run.batch.watch is not None:
+            run.batch.watch.answered(run.noted, waiter, how, usage)
         run.batch.stats.count(waiter.call.origin.operator, how, usage)
         run.batch.changed()
 

@@ -34,7 +34,7 @@ JournalKey = tuple[str, str, int]
 class Waiter:
     """One caller of a flight. All callbacks run on the pool's loop."""
 
-    __slots__ = ("call", "done", "flight", "how", "on_chunk", "on_done", "tally")
+    __slots__ = ("asked_s", "call", "done", "flight", "how", "on_chunk", "on_done", "tally")
 
     def __init__(
         self,
@@ -48,6 +48,8 @@ class Waiter:
         self.on_chunk = on_chunk
         self.tally = tally
         self.how = How.EXECUTED
+        self.asked_s = 0.0
+        """When it reached the executor (the pool loop's time)."""
         self.done = False
         self.flight: Flight | None = None
 

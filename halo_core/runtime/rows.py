@@ -10,7 +10,7 @@ import contextlib
 import gc
 import queue
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any
@@ -70,7 +70,8 @@ class Rows:
     """The rows of one batch, handed out in order to whoever has time.
 
     `content(i)` is a short text that is equal for equal rows, see `halo_core.runtime.digest`; `limit` bounds the rows
-    at a time. `work(i)`, given to the methods that run rows, makes row i's result.
+    at a time; `fields(i)` is what `halo_core.stats.row_fields` makes of row i. `work(i)`, given to the methods that run
+    rows, makes row i's result.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Rows:
         *,
         keys: Sequence[str] | None = None,
         limit: int | None = None,
+        fields: Callable[[int], Mapping[str, str]] = lambda i: {},
     ) -> None:
         self.executor: Executor = get_executor()
         self.batch = batch
@@ -89,6 +91,7 @@ class Rows:
         self._content = content
         self._keys = keys
         self._limit = limit
+        self._fields = fields
         self._next = iter(range(count))
         self._lock = threading.Lock()
 
@@ -103,6 +106,8 @@ class Rows:
     @contextlib.contextmanager
     def _row(self, i: int) -> Iterator[_Row]:
         run = self.executor.begin(self.batch, self._content(i), self._keys[i] if self._keys is not None else None)
+        if run.noted is not None:
+            run.noted.fields = self._fields(i)
         row = _Row(run)
         failed = True
         try:

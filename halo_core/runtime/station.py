@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from dataclasses import dataclass, field
 
 from halo_core.pool.engine import Engine
+from halo_core.pool.loop import now_s
 from halo_core.runtime.flight import Flight
 from halo_core.runtime.prefix import Chain, PrefixIndex
 
@@ -31,12 +31,12 @@ class Pace:
     def begin(self) -> None:
         """The engine gets work."""
         if self._begun is None:
-            self._begun = self._since = time.monotonic()
+            self._begun = self._since = now_s()
             self._done = 0.0
 
     def finish(self, units: float, idle: bool) -> None:
         """It has finished `units`; `idle`: it has nothing left."""
-        now = time.monotonic()
+        now = now_s()
         self._total += units
         self._busy_s += now - self._since
         self._since = now
@@ -48,7 +48,7 @@ class Pace:
         """Units that must be done of what it was given since it began, without those of finished calls."""
         if self._begun is None or self._busy_s <= 0.0:
             return 0.0
-        now = time.monotonic()
+        now = now_s()
         rate = self._total / self._busy_s
         return max(rate * (now - self._begun) - self._done, 0.0)
 
@@ -68,7 +68,7 @@ class Station:
     """Calls that are about to be sent."""
     in_flight: set[Flight] = field(default_factory=set)
     queued: dict[Flight, float] = field(default_factory=dict)
-    """Calls that it may not have begun with -> when they were sent, in order (`time.monotonic`)."""
+    """Calls that it may not have begun with -> when they were sent, in order (the loop's time)."""
     load_units: float = 0.0
     """Outstanding work in prompt-token equivalents."""
     warming: dict[Chain, list[Flight]] = field(default_factory=dict)
@@ -85,7 +85,7 @@ class Station:
     def begin(self, flight: Flight) -> None:
         """It is sent a call."""
         self.in_flight.add(flight)
-        self.queued[flight] = time.monotonic()
+        self.queued[flight] = now_s()
         self.pace.begin()
 
     def step_begins(self, calls: int | None = None) -> None:
@@ -95,7 +95,7 @@ class Station:
         Steps are seen by the answers that the step before ended with.
         """
         room = STEP_TOKENS
-        sent_s = time.monotonic() - HEAD_START_S
+        sent_s = now_s() - HEAD_START_S
         for flight, at_s in list(self.queued.items())[:calls]:
             room -= int(flight.uncached_units(self.held.depth(flight.chain)))
             if at_s > sent_s or room < 0:

@@ -1,5 +1,48 @@
 """What was measured: engines (calibrated curves) and operators (the catalog)."""
 
+from halo_core.stats.calibration import CalibrationRecord, CurveKey
+from halo_core.stats.catalog import (
+    Catalog,
+    SharedPart,
+    StepProfile,
+    ToolProfile,
+    catalog_file,
+    read_catalog,
+    step_name,
+    write_catalog,
+)
 from halo_core.stats.curve import DecodePoint, EngineCurve, attention_pairs
+from halo_core.stats.distribution import Distribution
+from halo_core.stats.fields import row_fields
+from halo_core.stats.fit import Probe, Residual, fit, residuals
+from halo_core.stats.learn import learn
+from halo_core.stats.observed import ROWS_READ, ROWS_TIMED, Observed, ObservedCall, ObservedRow, ToolTimes
 
-__all__ = ["DecodePoint", "EngineCurve", "attention_pairs"]
+__all__ = [
+    "ROWS_READ",
+    "ROWS_TIMED",
+    "CalibrationRecord",
+    "Catalog",
+    "CurveKey",
+    "DecodePoint",
+    "Distribution",
+    "EngineCurve",
+    "Observed",
+    "ObservedCall",
+    "ObservedRow",
+    "Probe",
+    "Residual",
+    "SharedPart",
+    "StepProfile",
+    "ToolProfile",
+    "ToolTimes",
+    "attention_pairs",
+    "catalog_file",
+    "fit",
+    "learn",
+    "read_catalog",
+    "residuals",
+    "row_fields",
+    "step_name",
+    "write_catalog",
+]

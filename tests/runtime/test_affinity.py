@@ -133,7 +133,7 @@ def test_calls_that_were_sent_no_longer_count() -> None:
 def at(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Sets the time."""
     now = [100.0]
-    monkeypatch.setattr(station_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(station_module, "now_s", lambda: now[0])
 
     def set_time(seconds: float) -> None:
         now[0] = 100.0 + seconds

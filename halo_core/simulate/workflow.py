@@ -1,0 +1,126 @@
+"""The rows of a simulation: what each asks, when, and with what prompt, drawn from the catalog."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from halo_core.pool import Completion, LLMCall
+from halo_core.pool.simulated_model import CHARS_PER_TOKEN, count_tokens, render
+from halo_core.runtime import Executor, Run
+from halo_core.simulate.filler import filler, shared_filler, uniform
+from halo_core.stats import Catalog, StepProfile
+
+_TEMPLATE_TOKENS = count_tokens(render({"messages": [{"role": r, "content": ""} for r in ("system", "user")]}))
+
+
+@dataclass(slots=True, frozen=True)
+class RowSet:
+    """The rows, as far as the calls depend on them."""
+
+    contents: Sequence[str]
+    """One per row, equal for equal rows."""
+    fields: Sequence[Mapping[str, str]] = field(default=())
+    """One per row, see `halo_core.stats.row_fields`; empty where rows have no parts."""
+
+    @classmethod
+    def distinct(cls, count: int) -> RowSet:
+        """So many rows, all different."""
+        return cls([str(i) for i in range(count)])
+
+    def __len__(self) -> int:
+        return len(self.contents)
+
+    def numbers(self) -> list[int]:
+        """For each row, the number of its content in order of first appearance."""
+        known: dict[str, int] = {}
+        return [known.setdefault(content, len(known)) for content in self.contents]
+
+
+@dataclass(slots=True)
+class Asked:
+    """One call of a simulated row."""
+
+    step: StepProfile
+    asked_s: float
+    answered_s: float
+    completion: Completion
+
+
+@dataclass(slots=True)
+class SimulatedRow:
+    """One row under way."""
+
+    catalog: Catalog
+    index: int
+    number: int
+    """Of its content: equal rows have equal numbers."""
+    fields: Mapping[str, str]
+    asked: list[Asked] = field(default_factory=list)
+    _messages: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    _answers: dict[str, Completion] = field(default_factory=dict)
+
+    async def run(self, executor: Executor, run: Run) -> None:
+        """Make the row's calls, each as soon as those that it waits for are answered and its tools are done."""
+        tasks: dict[str, asyncio.Task[None]] = {}
+        for step in self.catalog.steps:
+            if uniform("frequency", step.operator, self.number) < step.frequency:
+                before = [tasks[name] for name in step.after if name in tasks]
+                tasks[step.name] = asyncio.create_task(self._make(executor, run, step, before))
+        await asyncio.gather(*tasks.values())
+        await asyncio.sleep(self.catalog.tail_s.mean)
+
+    async def _make(self, executor: Executor, run: Run, step: StepProfile, before: list[asyncio.Task[None]]) -> None:
+        if before:
+            await asyncio.wait(before)
+        await asyncio.sleep(step.lead_s.at(uniform("lead", step.name, self.number)))
+        call = self._call(run, step)
+        asked_s = asyncio.get_running_loop().time()
+        completion = await executor.call(run, call)
+        self._answers[step.name] = completion
+        self.asked.append(Asked(step, asked_s, asyncio.get_running_loop().time(), completion))
+
+    # -- prompts -------------------------------------------------------------------------------------------------
+
+    def _call(self, run: Run, step: StepProfile) -> LLMCall:
+        messages = self._messages[step.name] = self._prompt(step)
+        tokens = max(1, round(step.answer_tokens.at(uniform("answer", step.name, self.number))))
+        body = {"messages": messages, "max_tokens": tokens, "temperature": 0}
+        return LLMCall(step.model, body, origin=run.origin(step.operator))
+
+    def _prompt(self, step: StepProfile) -> list[dict[str, Any]]:
+        identity = self._identity(step)
+        length = round(step.prompt_tokens.at(uniform("prompt", step.name, identity)))
+        before = self._answers.get(step.continues)
+        if before is not None:
+            history = [*self._messages[step.continues], {"role": "assistant", "content": content_of(before)}]
+            own = max(length - before.usage.prompt_tokens - before.usage.generated_tokens, 1)
+            return [*history, {"role": "user", "content": filler(f"{step.name}/{identity}", own)}]
+        text = "".join(
+            shared_filler(f"{self._scope(part.scope, identity)}/{part.key}", part.tokens) for part in step.parts
+        )
+        own = max(length - _TEMPLATE_TOKENS - len(text) // CHARS_PER_TOKEN, 1)
+        text += filler(f"{step.name}/{identity}", own)
+        system = step.system_tokens * CHARS_PER_TOKEN
+        head = [{"role": "system", "content": text[:system]}] if system else []
+        return [*head, {"role": "user", "content": text[system:]}]
+
+    def _identity(self, step: StepProfile) -> str:
+        """Equal for rows whose calls of this step are equal."""
+        if step.distinct > 1:
+            return f"row {self.index}"  # sampled calls: never one
+        return f"group {int(self.number * step.distinct)}" if step.distinct < 1 else f"content {self.number}"
+
+    def _scope(self, scope: str, identity: str) -> str:
+        if scope == "app":
+            return scope
+        path = scope.removeprefix("field:")
+        value = self.fields.get(path) if path != scope else None
+        return f"{path}={value}" if value is not None else identity
+
+
+def content_of(completion: Completion) -> str:
+    """The answer's text."""
+    return str(completion.parse()["choices"][0]["message"].get("content") or "")

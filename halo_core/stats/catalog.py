@@ -1,0 +1,179 @@
+"""The catalog: what is known of an app's calls and tools from running it, by the app's fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from halo_core.stats.distribution import Distribution
+
+logger = logging.getLogger(__name__)
+
+FORMAT: Literal[1] = 1
+
+
+class _Fact(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SharedPart(_Fact):
+    """A stretch of a call's prompt, behind the one before it, that other calls have too."""
+
+    scope: str
+    """`app`: the same in every row; `row`: in other calls of its row; `field:PATH`: in rows equal in that field."""
+    key: str
+    """Names the stretch within its scope: two calls share it where all keys up to it are equal."""
+    tokens: int = Field(ge=0)
+
+
+class StepProfile(_Fact):
+    """One call of a row: the `turn`-th (from 0) that an operator makes."""
+
+    operator: str
+    turn: int = 0
+    model: str
+    frequency: float = Field(ge=0, le=1)
+    """Share of the rows that make it."""
+    after: tuple[str, ...] = ()
+    """Names of the steps that were always answered before it was asked."""
+    lead_s: Distribution = Distribution()
+    """From the last of those answers (or the row's begin) until it is asked: tools, code, framework; seconds."""
+    prompt_tokens: Distribution = Distribution()
+    answer_tokens: Distribution = Distribution()
+    parts: tuple[SharedPart, ...] = ()
+    """The beginning of its prompt that is shared with other calls, in order; what is left is its own."""
+    system_tokens: int = 0
+    """Length of its tools and leading system messages."""
+    continues: str = ""
+    """The step whose prompt and answer its own prompt begins with; empty for none."""
+    distinct: float = Field(default=1.0, gt=0)
+    """Calls that engines compute for each different row: below 1 where it reads only a part of the row, above 1 where
+    equal rows do not share (sampling)."""
+
+    @property
+    def name(self) -> str:
+        """Unique in the catalog."""
+        return step_name(self.operator, self.turn)
+
+    @property
+    def shared_tokens(self) -> int:
+        """Prompt tokens that other calls have too."""
+        return sum(part.tokens for part in self.parts)
+
+
+class ToolProfile(_Fact):
+    """One tool."""
+
+    calls: int = 0
+    executed: int = 0
+    mean_s: float = 0.0
+    """Of an executed call, seconds, without waiting for room."""
+    queued_s: float = 0.0
+    """Waiting for room, per call."""
+
+
+class Catalog(_Fact):
+    """What is known of one app."""
+
+    format: Literal[1] = FORMAT
+    app: str
+    """The app's fingerprint."""
+    rows: int = 0
+    """Rows that it was learnt from."""
+    steps: tuple[StepProfile, ...] = ()
+    """In an order in which each comes after those it waits for."""
+    tools: dict[str, ToolProfile] = Field(default_factory=dict)
+    tail_s: Distribution = Distribution()
+    """From a row's last answer to its end, seconds."""
+    learnt_at: str = ""
+    """UTC, ISO 8601."""
+
+    def step(self, name: str) -> StepProfile | None:
+        """The step of that name."""
+        return next((step for step in self.steps if step.name == name), None)
+
+    def of(self, operator: str) -> tuple[StepProfile, ...]:
+        """The operator's calls, by turn."""
+        return tuple(sorted((s for s in self.steps if s.operator == operator), key=lambda s: s.turn))
+
+    def updated(self, newer: Catalog) -> Catalog:
+        """This one corrected by a later run: what it saw again counts by rows, at most as much as 64 of the old."""
+        old = {step.name: step for step in self.steps}
+        steps = tuple(_updated(old[step.name], step) if step.name in old else step for step in newer.steps)
+        return newer.model_copy(
+            update={
+                "rows": min(self.rows, _MEMORY) + newer.rows,
+                "steps": steps,
+                "tools": {**self.tools, **newer.tools},
+            }
+        )
+
+
+_MEMORY = 64
+
+
+def _updated(old: StepProfile, new: StepProfile) -> StepProfile:
+    """Lengths of both; the structure is the newer one's."""
+    return new.model_copy(
+        update={
+            "prompt_tokens": _faded(old.prompt_tokens).merged(new.prompt_tokens),
+            "answer_tokens": _faded(old.answer_tokens).merged(new.answer_tokens),
+        }
+    )
+
+
+def _faded(known: Distribution) -> Distribution:
+    return known.model_copy(update={"count": min(known.count, _MEMORY)})
+
+
+def step_name(operator: str, turn: int) -> str:
+    """`planner`, `planner#2` for its second call in a row, and so on."""
+    return operator if turn == 0 else f"{operator}#{turn + 1}"
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def catalog_file(folder: Path, app: str) -> Path:
+    """Where the catalog of the app with this fingerprint is kept."""
+    return folder / f"{hashlib.sha256(app.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}.json"
+
+
+def read_catalog(folder: Path, app: str) -> Catalog | None:
+    """What is known of the app; None where nothing is, and with a warning where the file cannot be used."""
+    file = catalog_file(folder, app)
+    try:
+        found = Catalog.model_validate_json(file.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as error:
+        reason = str(error).partition("\n")[0]
+        logger.warning("the catalog %s cannot be used (%s): the app is learnt again, as if it never ran", file, reason)
+        return None
+    if found.app != app:
+        logger.warning("the catalog %s is of another app (%s): it is not used", file, found.app)
+        return None
+    return found
+
+
+def write_catalog(folder: Path, catalog: Catalog) -> None:
+    """Keep a catalog; a folder that cannot be written to costs only what was learnt."""
+    file = catalog_file(folder, catalog.app)
+    temporary = file.with_suffix(f".tmp{os.getpid()}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(catalog.model_dump_json(indent=1) + "\n", "utf-8")
+        temporary.replace(file)
+    except OSError as error:
+        logger.warning("what was learnt of %s cannot be kept in %s: %s", catalog.app, file, error)
+
+
+def now_utc() -> str:
+    """The time of learning, UTC, ISO 8601."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
