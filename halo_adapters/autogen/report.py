@@ -13,7 +13,7 @@ from halo_adapters.autogen.lift_models import ModelUse
 from halo_adapters.autogen.tasks import Task, task_content
 from halo_adapters.autogen.template import lifted_fingerprint
 from halo_core.errors import LiftError
-from halo_core.explain import analyze, destination, forecast, table
+from halo_core.explain import analyze, destination, findings, forecast, table
 from halo_core.lift import fields
 from halo_core.plan import Plan
 from halo_core.runtime import Batch
@@ -41,7 +41,7 @@ def explain(
         contents = [task_content(task) for task in tasks or ()]
         rows = [{"task": content} for content in contents]
         if tasks is None:
-            lines.append(str(plan))
+            lines += [str(plan), *findings(plan)]
         else:
             app = lifted_fingerprint(team)
             lines += forecast(plan, rows, RowSet(contents), app=app, cost_per_gpu_hour=cost_per_gpu_hour)

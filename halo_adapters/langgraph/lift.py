@@ -41,7 +41,7 @@ def lift(app: Pregel[Any, Any, Any, Any], *, name: str | None = None) -> Plan:
     builder = getattr(app, "builder", None)
     try:
         found = inventory(app)
-        plan = _functional(app, title, found) if builder is None else _graph(builder, title, found)
+        plan = _functional(app, title, found) if builder is None else _graph(app, builder, title, found)
     except LiftError:
         raise
     except Exception as error:  # whatever a graph holds, it must still be able to run
@@ -62,7 +62,7 @@ def _functional(app: Pregel[Any, Any, Any, Any], title: str, found: Mapping[str,
     return Plan(name=title, operators=(step,), entry=(name,), exits=(name,))  # type: ignore[arg-type]
 
 
-def _graph(builder: Any, title: str, found: Mapping[str, NodeInventory]) -> Plan:
+def _graph(app: Pregel[Any, Any, Any, Any], builder: Any, title: str, found: Mapping[str, NodeInventory]) -> Plan:
     state = state_keys(builder)
     keys = [key.name for key in state]
     steps: list[Operator] = []
@@ -84,8 +84,17 @@ def _graph(builder: Any, title: str, found: Mapping[str, NodeInventory]) -> Plan
         entry=tuple(wiring.entry),
         exits=tuple(wiring.exits),
         state=state,
+        output=_output(app, builder),
     )
     return plan.model_copy(update={"barriers": barriers(plan)})
+
+
+def _output(app: Pregel[Any, Any, Any, Any], builder: Any) -> tuple[str, ...] | None:
+    """The keys that the output schema leaves; None for all. A saved thread shows all of them and keeps them."""
+    shown = builder.schemas.get(builder.output_schema)
+    if app.checkpointer or shown is None or shown.keys() >= builder.channels.keys():
+        return None
+    return tuple(name for name in builder.channels if name in shown)
 
 
 def state_keys(builder: Any) -> tuple[StateKey, ...]:

@@ -11,7 +11,7 @@ from halo_adapters.langgraph.lift import lift, nested
 from halo_adapters.langgraph.lift_models import ModelUse
 from halo_adapters.langgraph.session import row_content
 from halo_core.errors import HaloError, LiftError
-from halo_core.explain import analyze, destination, forecast, table
+from halo_core.explain import analyze, destination, findings, forecast, table
 from halo_core.plan import Plan
 from halo_core.simulate import RowSet
 from halo_core.stats import row_fields
@@ -32,7 +32,10 @@ def explain(handle: App, app: Any, rows: Sequence[Any] | None, cost_per_gpu_hour
     except LiftError as error:
         lines.append(f"no plan: {error}")
     else:
-        lines += _forecast(handle, app, plan, rows, cost_per_gpu_hour) if rows is not None else [str(plan)]
+        if rows is None:
+            lines += [str(plan), *findings(plan)]
+        else:
+            lines += _forecast(handle, app, plan, rows, cost_per_gpu_hour)
         for where, graph in nested(app):
             lines += ["", f"inside {where!r}:", _inner(graph)]
     why = handle.why_not_native(app)

@@ -3,6 +3,7 @@
 from halo_core.explain.analyze import analyze
 from halo_core.explain.comparison import Comparison, compare
 from halo_core.explain.destination import destination
+from halo_core.explain.findings import findings
 from halo_core.explain.forecast import forecast
 from halo_core.explain.prediction import Prediction, predict
 from halo_core.explain.tables import Cells, Tree, plan_tree, render, table
@@ -15,6 +16,7 @@ __all__ = [
     "analyze",
     "compare",
     "destination",
+    "findings",
     "forecast",
     "plan_tree",
     "predict",

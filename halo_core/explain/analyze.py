@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from halo_core.explain.comparison import comparison
+from halo_core.explain.findings import observed_findings
 from halo_core.explain.tables import Cells, Tree, plan_tree, render, table
 from halo_core.plan import Plan
 from halo_core.pool import Engine, Usage
@@ -25,7 +26,8 @@ def analyze(batch: Batch, plans: Sequence[tuple[str, Plan]]) -> str:
     trees = _trees(batch, plans, cells)
     total = Tree(["", "total  [\0total\0]"], {"total": _counts(stats.total)})
     lines = [*render(_HEADERS, [*trees, total]), "", *_tools(stats), *_rows(batch), *_surroundings()]
-    lines += comparison(batch, get_executor().pool) if batch.watch is not None else []
+    if batch.watch is not None:
+        lines += [*comparison(batch, get_executor().pool), *observed_findings(batch.watch.prompts())]
     return "\n".join(lines)
 
 

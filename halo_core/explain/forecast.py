@@ -7,6 +7,7 @@ from typing import Any
 
 from halo_core.errors import HaloError
 from halo_core.explain import prediction
+from halo_core.explain.findings import findings
 from halo_core.explain.prediction import Prediction, predict
 from halo_core.explain.tables import Cells, plan_tree, render, table
 from halo_core.plan import LLMOperator, OpaqueStep, Operator, Plan, consolidate
@@ -46,6 +47,7 @@ def forecast(
         f"calls: about {calls:,} planned, {distinct_calls:,} to make (an estimate: the models found in the code are "
         f"called once each{again})",
         *_prefixes(plan, len(rows)),
+        *findings(plan),
         *(
             prediction.summary(predicted, cost_per_gpu_hour)
             if isinstance(predicted, Prediction)

@@ -2,6 +2,7 @@
 
 from halo_core.plan.consolidation import SKIPPED, ConsolidatedPlan, InstanceClass, InstanceCount, consolidate
 from halo_core.plan.edges import END, START, Barrier, Edge, Exit, Guard, StateKey
+from halo_core.plan.facts import Constant, EqualCalls, Fact, SharedPrefix, Unread
 from halo_core.plan.graph import close_loops, critical_path
 from halo_core.plan.operators import (
     AdvisedCall,
@@ -32,9 +33,12 @@ __all__ = [
     "AdvisedTool",
     "Barrier",
     "ConsolidatedPlan",
+    "Constant",
     "Edge",
     "Effect",
+    "EqualCalls",
     "Exit",
+    "Fact",
     "Guard",
     "InstanceClass",
     "InstanceCount",
@@ -51,12 +55,14 @@ __all__ = [
     "Route",
     "Sampling",
     "Segment",
+    "SharedPrefix",
     "Slot",
     "Source",
     "Start",
     "StateKey",
     "ToolOperator",
     "ToolSchema",
+    "Unread",
     "close_loops",
     "consolidate",
     "critical_path",

@@ -10,9 +10,10 @@ from pydantic import model_validator
 from halo_core.errors import PlanError
 from halo_core.plan import document, mermaid, text, validate
 from halo_core.plan.edges import AnyExit, Barrier, Edge, StateKey
+from halo_core.plan.facts import Fact
 from halo_core.plan.frozen import Frozen
 from halo_core.plan.graph import build_graph, generations
-from halo_core.plan.operators import Operator
+from halo_core.plan.operators import Keys, Operator
 
 if TYPE_CHECKING:
     from halo_core.plan.graph import Graph
@@ -30,6 +31,10 @@ class Plan(Frozen):
     """Where a row may end; a bare operator name stands for an unguarded exit."""
     barriers: tuple[Barrier, ...] = ()
     state: tuple[StateKey, ...] = ()
+    output: Keys | None = None
+    """State keys that the caller gets in the end; None = all of them."""
+    facts: tuple[Fact, ...] = ()
+    """What the optimiser's rules found; no executor acts on them."""
     fingerprint: str = ""
     """Digest of the source that was lifted; empty when unknown."""
 

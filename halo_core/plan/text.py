@@ -47,6 +47,8 @@ def to_text(plan: Plan, note: Note | None = None) -> str:
     lines = [title + (f", models {', '.join(sorted(models))}" if models else "")]
     if plan.state:
         lines.append("state: " + ", ".join(map(_state_key, plan.state)))
+    if plan.output is not None:
+        lines.append("output: " + _keys(plan.output, bare=True))
     tree = _Tree(plan, note or (lambda _: ""))
     lines += tree.lines()
     for loop in (o for o in plan.operators if isinstance(o, Loop)):
@@ -54,6 +56,7 @@ def to_text(plan: Plan, note: Note | None = None) -> str:
         lines.append(f"loop {loop.name}: {', '.join(loop.body)} ({bound})")
     for barrier in plan.barriers:
         lines.append(f"barrier: {', '.join(barrier.after)} | {', '.join(barrier.before)} ({barrier.reason})")
+    lines += [f"found: {fact}" for fact in plan.facts]
     return "\n".join(lines)
 
 

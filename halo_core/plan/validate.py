@@ -138,6 +138,9 @@ def _state(plan: Plan) -> None:
             for name in operator.prompt.state_keys():
                 if name not in operator.reads:
                     raise PlanError(f"operator {operator.name!r}: slot {{{name}}} is not in its reads; add it there")
+    for name in plan.output or ():
+        if name not in declared:
+            raise PlanError(f"output {name!r} of plan {plan.name!r} is not a state key; declare it in `state`")
     _written(plan, {key.name for key in plan.state if key.input})
 
 
@@ -155,5 +158,14 @@ def _written(plan: Plan, given: set[str]) -> None:
                 )
 
 
-CHECKS = (_names, _ends, _guards, _loops, _reach, _state)
+def _facts(plan: Plan) -> None:
+    for fact in plan.facts:
+        for name in fact.operators:
+            if name not in plan:
+                raise PlanError(
+                    f"fact {fact.kind!r} names operator {name!r}, which is not in plan {plan.name!r}; drop it"
+                )
+
+
+CHECKS = (_names, _ends, _guards, _loops, _reach, _state, _facts)
 """The checks in the order in which they run; each may rely on those before it."""

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from halo_core.optimize.prefix_lint import Sample
 from halo_core.pool.call import Usage
 from halo_core.pool.loop import now_s
 from halo_core.runtime.flight import How, Waiter
@@ -44,6 +45,15 @@ class Watch:
     def fields(self) -> list[Mapping[str, str]]:
         """Of the first rows, see `halo_core.stats.row_fields`."""
         return [row.fields for row in self._begun]
+
+    def prompts(self) -> list[Sample]:
+        """The prompts that were kept, by operator and row."""
+        return [
+            Sample(call.operator, number, call.prompt)
+            for number, row in enumerate(self._rows)
+            for call in row.calls
+            if call.prompt
+        ]
 
     def answered(self, row: ObservedRow, waiter: Waiter, how: How, usage: Usage) -> None:
         """A call of a noted row has got its answer, or none."""

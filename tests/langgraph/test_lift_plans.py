@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, StateGraph
+from typing_extensions import TypedDict
 
 from halo_adapters.langgraph.lift import lift, nested
 from halo_core.errors import LiftError
@@ -94,6 +97,18 @@ def test_a_branch_that_only_looks_at_the_state_is_deterministic() -> None:
     asked = lift(lift_apps.anywhere())["first.pick"]
     assert isinstance(decided, Route) and decided.deterministic
     assert isinstance(asked, Route) and not asked.deterministic
+
+
+def test_the_output_schema_hides_keys_unless_the_thread_is_saved() -> None:
+    class Answer(TypedDict):
+        answer: str
+
+    builder = StateGraph(lift_apps.Review, output_schema=Answer)
+    builder.add_node("step", lambda state: {"answer": state["text"]})
+    builder.add_edge(START, "step")
+    assert lift(builder.compile()).output == ("answer",)
+    assert lift(builder.compile(checkpointer=InMemorySaver())).output is None
+    assert lift(lift_apps.fan()).output is None  # all keys are
 
 
 def test_a_graph_that_cannot_be_lifted_names_the_node(monkeypatch: pytest.MonkeyPatch) -> None:

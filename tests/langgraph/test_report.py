@@ -9,6 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from langchain_core.prompts import ChatPromptTemplate
+from langgraph.graph import START, StateGraph
+from typing_extensions import TypedDict
 
 from halo_adapters.langgraph import accelerate
 from halo_adapters.langgraph.report import explain_analyze
@@ -77,6 +80,27 @@ def test_explain_without_rows() -> None:
 def test_explain_an_agent() -> None:
     rows = [{"messages": [("user", text)]} for text in TEXTS]
     check("explain_agent", accelerate(lift_apps.agent()).explain(rows))
+
+
+class Answer(TypedDict):
+    """What is given back."""
+
+    answer: str
+
+
+def test_explain_what_the_rules_find() -> None:
+    rulebook = "Quote every clause that you rely on, by its number, and say what it means. " * 12
+    builder = StateGraph(lift_apps.Review, output_schema=Answer)
+    for key, prompt in [
+        ("summary", [("system", rulebook + "Sum up."), ("human", "{text}")]),
+        ("critique", [("system", rulebook + "Find fault."), ("human", "{text}")]),
+        ("answer", [("human", "{summary}\n" + rulebook)]),
+    ]:
+        builder.add_node(f"{key}_of", {key: ChatPromptTemplate.from_messages(prompt) | lift_apps.model()})
+    builder.add_edge(START, "summary_of")
+    builder.add_edge("summary_of", "critique_of")
+    builder.add_edge("critique_of", "answer_of")
+    check("explain_rules", accelerate(builder.compile(name="rules")).explain([{"text": text} for text in TEXTS]))
 
 
 def test_explain_adds_nothing_to_the_pool(pool: EnginePool) -> None:

@@ -26,6 +26,8 @@ class RowRun:
     seen: dict[str, list[Any]] = field(default_factory=dict)
     updates: dict[str, dict[str, Any]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
+    state: dict[str, Any] = field(default_factory=dict)
+    """In the end."""
 
 
 def run(plan: Plan, row: dict[str, Any], chance: Callable[[], int]) -> RowRun:
@@ -42,7 +44,7 @@ class _Machine:
         self.result = RowRun()
         self.row = row
         self.reducers = {key.name: key.reducer for key in plan.state}
-        self.state: dict[str, Any] = {
+        self.state = self.result.state = {
             key.name: row[key.name] if key.reducer is None else (row[key.name],)
             for key in plan.state
             if key.input and key.name in row

@@ -23,6 +23,7 @@ from halo_core.plan import (
     Sampling,
     StateKey,
     ToolOperator,
+    Unread,
     close_loops,
     critical_path,
     effect_of,
@@ -149,6 +150,14 @@ WRONG: dict[str, tuple[Any, str]] = {
     "state twice": (
         lambda: plan(step("a"), state=(StateKey(name="k"), StateKey(name="k"))),
         "state key 'k' is declared twice",
+    ),
+    "undeclared output": (
+        lambda: plan(step("a"), output=("k",)),
+        "output 'k' of plan 'p' is not a state key; declare it in `state`",
+    ),
+    "fact about nobody": (
+        lambda: plan(step("a"), facts=(Unread(operator="b"),)),
+        "fact 'unread' names operator 'b', which is not in plan 'p'; drop it",
     ),
     "undeclared read": (lambda: plan(step("a", reads=("k",))), "operator 'a' reads 'k', which is not a state key"),
     "undeclared write": (lambda: plan(step("a", writes=("k",))), "operator 'a' writes 'k', which is not a state key"),

@@ -13,9 +13,12 @@ from halo_core.errors import PlanError
 from halo_core.plan import (
     AdvisedCall,
     Barrier,
+    Constant,
     Edge,
     Effect,
+    EqualCalls,
     Exit,
+    Fact,
     Guard,
     Join,
     LiteralText,
@@ -28,11 +31,13 @@ from halo_core.plan import (
     PromptTemplate,
     Route,
     Sampling,
+    SharedPrefix,
     Slot,
     Source,
     StateKey,
     ToolOperator,
     ToolSchema,
+    Unread,
     close_loops,
     to_text,
 )
@@ -114,8 +119,23 @@ def plans(draw: st.DrawFn) -> Plan:
         state=tuple(
             StateKey(name=key, reducer=draw(st.none() | text), commutative=draw(st.booleans())) for key in KEYS
         ),
+        output=draw(keys),
+        facts=draw(_facts(chosen)),
         fingerprint=draw(text),
     )
+
+
+@st.composite
+def _facts(draw: st.DrawFn, chosen: list[str]) -> tuple[Fact, ...]:
+    one = st.sampled_from(chosen)
+    several = st.lists(one, min_size=2, max_size=3).map(tuple)
+    facts = st.one_of(
+        st.builds(EqualCalls, operators=several, of=st.sampled_from(("tool", "model")), name=text),
+        st.builds(Constant, operator=one, tool=text),
+        st.builds(Unread, operator=one),
+        st.builds(SharedPrefix, operators=several, model=text, tokens=st.integers(0, 9), digest=text, opening=text),
+    )
+    return tuple(draw(st.lists(facts, max_size=3)))
 
 
 @st.composite
