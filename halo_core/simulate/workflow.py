@@ -68,6 +68,12 @@ class SeenBlocks:
         self._seen.update(hashes)
         return known * self._block_size
 
+    def answered(self, call: LLMCall, completion: Completion) -> None:
+        """The answer's blocks are there too; of its last token none is, which was sampled but never fed back."""
+        tokens = completion.usage.generated_tokens - 1
+        whole = render(call.body) + content_of(completion)[: tokens * CHARS_PER_TOKEN]
+        self._seen.update(block_hashes(whole, self._block_size))
+
 
 @dataclass(slots=True)
 class SimulatedRow:
@@ -101,6 +107,7 @@ class SimulatedRow:
         asked_s, repeated = asyncio.get_running_loop().time(), self.seen.repeated_tokens(call)
         completion = await executor.call(run, call)
         self._answers[step.name] = completion
+        self.seen.answered(call, completion)
         self.asked.append(Asked(step, asked_s, asyncio.get_running_loop().time(), completion, repeated))
 
     # -- prompts -------------------------------------------------------------------------------------------------
