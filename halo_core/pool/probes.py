@@ -27,6 +27,7 @@ _LONGEST_TOKENS = 2048
 _SHORTEST_TOKENS = 128
 _DECODE_S = 0.5
 _DECODE_STEPS = (6, 64)
+_FIRST_DECODE_STEPS = 16
 _BASE_ANSWER_TOKENS = 2
 _CLOSE = 0.03
 """Relative error below which repeating a probe is not worth its time."""
@@ -92,8 +93,8 @@ class Recipe(ABC):
 
     bench: Bench
     kind: ProbeKind
-    attempts: int = 0
-    best: dict[str, Probe] = field(default_factory=dict)
+    attempts: int = field(default=0, kw_only=True)
+    best: dict[str, Probe] = field(default_factory=dict, kw_only=True)
     """By engine."""
 
     @abstractmethod
@@ -115,14 +116,16 @@ def _size(probe: Probe) -> float:
 class Prefill(Recipe):
     """Prompts that are answered with one token each."""
 
-    contents: Callable[[int], Sequence[str]] = lambda attempt: ()
+    again: Callable[[int], list[str]]
     """What to send at the n-th attempt: texts that no engine knows yet, or that all of them know."""
+    first: list[str] | None = None
+    """What to send at the first attempt instead."""
     step_tokens: int | None = None
     """Tokens that the engine computes in one step, where that is known."""
 
     async def measure(self) -> None:
         """Do the work once more on all engines."""
-        contents = self.contents(self.attempts)
+        contents = self.first if self.first and not self.attempts else self.again(self.attempts)
         self.attempts += 1
         for engine, (seconds, usages) in zip(
             self.bench.engines, await self.bench.run(contents, answer_tokens=1), strict=True
@@ -145,8 +148,8 @@ class Prefill(Recipe):
 class Decode(Recipe):
     """Cached prompts that are answered at length: what the same ones with short answers take is subtracted."""
 
-    contents: Sequence[str] = ()
-    steps: int = 1
+    contents: Sequence[str]
+    steps: int
     _short_s: dict[str, float] = field(default_factory=dict)
     _long_s: dict[str, float] = field(default_factory=dict)
 
@@ -192,65 +195,79 @@ async def probe_engines(
     longest = min(_LONGEST_TOKENS, max(_SHORTEST_TOKENS, rate * _LONGEST_PREFILL_S))
     if capacity.max_model_len:
         longest = min(longest, capacity.max_model_len / 2)
+    long = [await bench.snug(f"long {index}", longest) for index in range(2)]
+    short = [await bench.snug(f"short {index}", bench.template_tokens) for index in range(2)]
+    prefills = _prefills(bench, long, longest, step_tokens)
+    behind = _behind(bench, long, longest, step_tokens)
     recipes: list[Recipe] = []
-
-    async def done(recipe: Recipe) -> None:
+    for recipe in (*prefills, *behind):
         await recipe.measure()
         recipes.append(recipe)
-
-    def fresh(name: str, tokens: float) -> Callable[[int], Sequence[str]]:
-        return lambda attempt: [bench.text(f"{name} {tokens} {attempt}", tokens)]
-
-    def behind(context: str, tokens: float) -> Callable[[int], Sequence[str]]:
-        return lambda attempt: [bench.more(context, f"behind {tokens} {attempt}", tokens)]
-
-    long = [await bench.snug(f"long {index}", longest) for index in range(2)]
-    for index, content in enumerate(long):
-        again = fresh(f"long again {index}", longest)
-        first = [content]
-        await done(
-            Prefill(
-                bench,
-                "prefill",
-                contents=lambda n, first=first, again=again: again(n) if n else first,  # type: ignore[misc]
-                step_tokens=step_tokens,
-            )
-        )
-    for power in range(1, 5):
-        tokens = max(longest / 2**power, bench.template_tokens + _SHORT_PROMPT_WORDS)
-        await done(Prefill(bench, "prefill", contents=fresh("prefill", tokens), step_tokens=step_tokens))
-    cached = Prefill(bench, "cached", contents=behind(long[0], longest / 16), step_tokens=step_tokens)
-    await cached.measure()
-    if caching := _hits(cached, longest):
-        recipes.append(cached)
-        await done(Prefill(bench, "cached", contents=behind(long[1], longest / 4), step_tokens=step_tokens))
-    else:
+    contexts = [short, long]
+    if any(probe.prefill_tokens > longest / 2 for recipe in behind for probe in recipe.best.values()):
         logger.info("%s reports no cached tokens: long contexts are not measured", engines[0].name)
-
-    short = [await bench.snug(f"short {index}", bench.template_tokens) for index in range(2)]
+        recipes, contexts = [*prefills], [short]
     for content in short:
         await bench.run([content], answer_tokens=1)
     for requests in dict.fromkeys((1, min(8, capacity.slots), capacity.slots)):
-        contents = [short[index % 2] for index in range(requests)]
-        await done(Prefill(bench, "request", contents=lambda attempt, contents=contents: contents))  # type: ignore[misc]
-
+        burst = Prefill(bench, "request", again=_same([short[index % 2] for index in range(requests)]))
+        await burst.measure()
+        recipes.append(burst)
     step_s = 0.0
     for batch in _batches(capacity.slots):
-        for prompts in (short, long) if caching else (short,):
-            contents = [prompts[index % 2] for index in range(batch)]
-            fewest, most = _DECODE_STEPS
-            room = capacity.max_model_len or most * 2
-            steps = min(max(fewest, round(_DECODE_S / step_s) if step_s else 16), most, max(room // 4, 1))
-            decode = Decode(bench, "decode", contents=contents, steps=steps)
-            await done(decode)
+        for prompts in contexts:
+            steps = _steps(step_s, capacity.max_model_len)
+            decode = Decode(bench, "decode", contents=[prompts[index % 2] for index in range(batch)], steps=steps)
+            await decode.measure()
+            recipes.append(decode)
             step_s = decode.step_s
-        if now() - began > budget_s:
+        if now() - began > budget_s and batch < capacity.slots:
             logger.info("batches over %d are not measured: the engines are too slow for that", batch)
             break
     if now() == began:
         raise ConfigError(f"{engines[0].name} answers without taking any time: there is nothing to measure")
     await _repeat(recipes, now, began + budget_s)
     return _probes(recipes)
+
+
+def _prefills(bench: Bench, long: Sequence[str], longest: float, step_tokens: int | None) -> list[Prefill]:
+    """Prompts of their own: of the full length, which stay cached as the contexts of what follows, and shorter ones."""
+    recipes = []
+    for index, content in enumerate(long):
+        again = _fresh(bench, f"long again {index}", longest)
+        recipes.append(Prefill(bench, "prefill", first=[content], again=again, step_tokens=step_tokens))
+    for power in range(1, 5):
+        tokens = max(longest / 2**power, bench.template_tokens + _SHORT_PROMPT_WORDS)
+        again = _fresh(bench, f"prefill {power}", tokens)
+        recipes.append(Prefill(bench, "prefill", again=again, step_tokens=step_tokens))
+    return recipes
+
+
+def _behind(bench: Bench, long: Sequence[str], longest: float, step_tokens: int | None) -> list[Prefill]:
+    """The cached contexts with something new behind them."""
+
+    def more(context: str, tokens: float) -> Callable[[int], list[str]]:
+        return lambda attempt: [bench.more(context, f"behind {tokens} {attempt}", tokens)]
+
+    return [
+        Prefill(bench, "cached", again=more(context, longest / share), step_tokens=step_tokens)
+        for context, share in zip(long, (16, 4), strict=True)
+    ]
+
+
+def _fresh(bench: Bench, name: str, tokens: float) -> Callable[[int], list[str]]:
+    return lambda attempt: [bench.text(f"{name} {attempt}", tokens)]
+
+
+def _same(contents: list[str]) -> Callable[[int], list[str]]:
+    return lambda attempt: contents
+
+
+def _steps(step_s: float, max_model_len: int) -> int:
+    """Decode steps that are enough to be timed, given what one takes (0 where that is not known yet)."""
+    fewest, most = _DECODE_STEPS
+    steps = max(fewest, round(_DECODE_S / step_s)) if step_s else _FIRST_DECODE_STEPS
+    return min(steps, most, max(max_model_len // 4, 1) if max_model_len else most)
 
 
 async def _meet(engines: Sequence[Engine], now: Callable[[], float]) -> tuple[Bench, float]:
@@ -264,11 +281,6 @@ async def _meet(engines: Sequence[Engine], now: Callable[[], float]) -> tuple[Be
     word_tokens = max((after - before) / (many - few), 0.1)
     rate = min(usages[0].computed_tokens / seconds if seconds else math.inf for seconds, usages in counted)
     return Bench(engines, now, nonce, max(before - few * word_tokens, 0.0), word_tokens), rate
-
-
-def _hits(recipe: Prefill, tokens: float) -> bool:
-    """Whether what the engines hold was not computed again."""
-    return all(probe.prefill_tokens < tokens / 2 for probe in recipe.best.values())
 
 
 def _batches(slots: int) -> list[int]:

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -30,6 +31,7 @@ from halo_core.pool.vllm import VLLMEngine
 from halo_core.pool.vllm_command import VLLMSettings
 from halo_core.stats import CalibrationRecord, DecodePoint, EngineCurve
 from halo_core.stats.calibration import find, key_file, write
+from halo_core.stats.fit import relative_error
 from tests.conftest import MODEL
 
 PREFILL_TOKENS_PER_S = 250.0
@@ -376,8 +378,7 @@ def test_the_curve_of_the_real_engines(real_pool: EnginePool, tmp_path: Path, mo
     assert curve.load_s > 0
     assert curve.kv_bytes_per_token == 2 * 30 * 3 * 64 * 4
     assert curve.kv_copy_s(1000) is not None
-    errors = sorted(residual.median for residual in record.residuals if residual.kind in ("prefill", "decode"))
-    assert errors[0] < 0.25, record.residuals
+    assert median(abs(relative_error(curve, probe)) for probe in record.probes) < 0.25, record.residuals
     assert [engine.counters.calls for engine in group.engines] == before
     monkeypatch.setenv("HALO_CACHE", str(tmp_path))
     assert write(key_file(curves_folder(), record.key), record)
