@@ -260,6 +260,18 @@ def make_engines(model: str, settings: VLLMSettings, layout: Layout, *, python: 
     ]
 
 
+def build_placed_engine(spec: VLLMSpec, index: int, places: int) -> Engine:
+    """The engine of a model on one of so many equal places of this machine, not started."""
+    hardware = machine()
+    width = 1 if hardware.gpus else hardware.core_count // places
+    settings = vllm_settings(spec)
+    if settings.kv_cache_gib is None and not hardware.gpus:
+        # By the machine's memory, not by what is free: the other places' engines come and go.
+        settings = dataclasses.replace(settings, kv_cache_gib=min(_CPU_KV_GIB, hardware.memory_gib / (4 * places)))
+    placement = Layout(engines=places, width=width).placements(hardware)[index]
+    return VLLMEngine(f"{spec.model}#{index}", spec.model, settings, placement)
+
+
 def vllm_settings(spec: VLLMSpec) -> VLLMSettings:
     """What the engines of a specification are told."""
     return VLLMSettings(
