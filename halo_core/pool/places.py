@@ -79,7 +79,7 @@ class Places:
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
         if any(isinstance(spec, VLLMSpec) for spec in self.specs.values()):
-            _check_room(count)
+            check_room(count)
 
     # -- what is where -------------------------------------------------------------------------------------------
 
@@ -277,7 +277,8 @@ class Places:
         return build_placed_engine(spec, index, len(self.all))
 
 
-def _check_room(count: int) -> None:
+def check_room(count: int) -> None:
+    """Raises `ConfigError` where this machine cannot give each of so many places a GPU, or a core, of its own."""
     from halo_core.pool.machine import machine
 
     hardware = machine()

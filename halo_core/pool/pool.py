@@ -69,7 +69,6 @@ class EnginePool:
     def __init__(self, config: PoolConfig | None = None, *, loop: asyncio.AbstractEventLoop | None = None) -> None:
         """`loop`: to run on, in a thread of the pool's own; a simulation has one of virtual time."""
         self.config = config or PoolConfig()
-        self.thread = LoopThread(loop=loop)
         self._groups: dict[str, EngineGroup] = {}
         self._lock = threading.Lock()
         self._closed = False
@@ -82,6 +81,7 @@ class EnginePool:
             self.places = Places(self.config, self._groups, self._changed)
             for model in self.places.specs:
                 self._groups[model].on_idle = self.places.ended
+        self.thread = LoopThread(loop=loop)
 
     # -- names ---------------------------------------------------------------------------------------------------
 

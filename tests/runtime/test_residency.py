@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from halo_core.errors import ConfigError
+from halo_core.errors import ConfigError, EngineDiedError
 from halo_core.optimize.switching import Phase, SwitchPlan
-from halo_core.pool import EnginePool, LLMCall
+from halo_core.pool import EnginePool, LLMCall, SimulatedSpec, VLLMSpec
 from halo_core.pool.places import Places
 from halo_core.pool.simulated import SimulatedEngine
 from halo_core.runtime import Executor
@@ -73,13 +73,9 @@ def test_a_plan_is_followed_exactly(three_on_two: tuple[EnginePool, Places], ste
 def test_all_rows_pass_a_model_before_it_makes_room(three_on_two: tuple[EnginePool, Places]) -> None:
     """Rows beyond the engines' slots are let in while the others wait for a model that is not loaded."""
     pool, places = three_on_two
-    for spec, slots in [("A", 4), ("B", 4), ("C", 4)]:
-        places.specs[spec] = places.specs[spec].model_copy(update={"slots": slots})
-    built = places.build
 
-    async def small(spec: object, index: int) -> SimulatedEngine:
-        engine = await built(spec, index)  # type: ignore[arg-type]
-        return Loading(engine.name, engine.model, slots=4)
+    async def small(spec: SimulatedSpec | VLLMSpec, index: int) -> SimulatedEngine:
+        return Loading(f"{spec.model}#{index}", spec.model, slots=4)
 
     places.build = small
     steps = chain("ACB")
@@ -205,7 +201,7 @@ def test_an_engine_that_dies_while_it_drains_loses_nothing() -> None:
         await asyncio.sleep(1)
         engines[0].die()
         await switching
-        return await asyncio.gather(first, second)
+        return [await first, await second]
 
     assert pool.thread.run(main(), timeout_s=60) == ["A#0", "B#0"]
     assert places.all[0].loads == ["A", "B", "A"]
@@ -215,14 +211,21 @@ def test_an_engine_that_dies_while_it_drains_loses_nothing() -> None:
 
 def test_a_dead_engine_comes_back_on_its_place(three_on_two: tuple[EnginePool, Places]) -> None:
     pool, places = three_on_two
-    built = places.build
-    serial = iter(range(100))
+    calls = iter(range(1000))
 
-    async def mortal(spec: object, index: int) -> SimulatedEngine:
-        engine = await built(spec, index)  # type: ignore[arg-type]
-        return Loading(engine.name, engine.model, slots=4, fail_after=7 if next(serial) == 0 else None)
+    async def mortal(spec: SimulatedSpec | VLLMSpec, index: int) -> SimulatedEngine:
+        engine = Loading(f"{spec.model}#{index}", spec.model, slots=4)
 
-    places.build = mortal  # type: ignore[assignment]
+        def fault(call: LLMCall) -> Exception | None:
+            if next(calls) != 7:
+                return None
+            engine.die()
+            return EngineDiedError("with its eighth call")
+
+        engine.fault = fault
+        return engine
+
+    places.build = mortal
     done = run_rows(Executor(pool), chain("ACB"), 20)
     assert done.answers == plain(chain("ACB"), 20)
     assert sum(engine.counters.restarts for engine in pool.engines()) == 1
