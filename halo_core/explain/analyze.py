@@ -129,7 +129,9 @@ def _engines(engines: Sequence[Engine]) -> list[str]:
 def _places(places: Places) -> list[str]:
     """What is loaded where, and what changing it took."""
     headers = ("place", "resident", "loads", "switches", "loading s")
-    rows = [(str(p.index), p.loading or p.model or "-", len(p.loads), p.switches, f"{p.switch_s:.1f}") for p in places.all]
+    rows = [
+        (str(p.index), p.loading or p.model or "-", len(p.loads), p.switches, f"{p.switch_s:.1f}") for p in places.all
+    ]
     title = f"places: {len(rows)}, {_count(places.switches, 'switch', 'switches')} between {len(places.specs)} models:"
     return [title, *("  " + line for line in table(headers, rows))]
 

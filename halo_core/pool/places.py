@@ -122,30 +122,39 @@ class Places:
     async def bring(self, model: str) -> None:
         """Return when `model` is loaded. Raises `EngineError` where it does not come up."""
         group = self._groups[model]
-        landed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def on_change(failure: HaloError | None) -> None:
-            if not landed.done():
-                if failure is None:
-                    landed.set_result(None)
-                else:
-                    landed.set_exception(failure)
-
         self.wanted[model] += 1
-        group.on_change.append(on_change)
         try:
-            if self.on_change is not None:
-                self.on_change()
-            elif not self.coming(model):
-                place = min(self.all, key=lambda place: (not self.idle(place), len(place.loads)))
-                await asyncio.shield(self.switch(place, model))
-            if not group.ready:
-                await landed
+            while not group.ready:
+                if self.on_change is not None:
+                    self.on_change()
+                    await self._news(group)
+                elif self.coming(model):
+                    await self._news(group)
+                elif free := [place for place in self.all if not place.loading]:
+                    place = min(free, key=lambda p: (not self.idle(p), p.engine is not None, p.since_s))
+                    await asyncio.shield(self.switch(place, model))
+                else:
+                    await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            group.on_change.remove(on_change)
             self.wanted[model] -= 1
-            if landed.done() and not landed.cancelled():
-                landed.exception()  # whoever left early never looks at it
+
+    async def _news(self, group: EngineGroup) -> None:
+        """Return when engines of `group` came up. Raises why they did not."""
+        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def tell(failure: HaloError | None) -> None:
+            if told.done():
+                return
+            if failure is None:
+                told.set_result(None)
+            else:
+                told.set_exception(failure)
+
+        group.on_change.append(tell)
+        try:
+            await told
+        finally:
+            group.on_change.remove(tell)
 
     def switch(self, place: Place, model: str) -> asyncio.Task[None]:
         """Load `model` on `place` instead of what is there, as soon as no call is under way there.
@@ -167,7 +176,7 @@ class Places:
     def _switched(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, HaloError):
-            logger.error("a model could not be loaded", exc_info=error)
+            logger.error("the switch of a place failed", exc_info=error)
 
     async def _switch(self, place: Place, model: str, before: str) -> None:
         old = place.engine
@@ -207,7 +216,12 @@ class Places:
         if self._closed:
             raise EngineStartError(f"the pool was closed before {model!r} was loaded")
         group = self._groups[model]
-        engine = await self.build(self.specs[model], place.index)
+        try:
+            engine = await self.build(self.specs[model], place.index)
+        except HaloError:
+            raise
+        except Exception as error:
+            raise EngineStartError(f"an engine of {model!r} could not be made: {error!r}") from error
         known = next((other for other in group.engines if other.name == engine.name), None)
         if known is not None:  # the same model on the same place, earlier
             engine.counters = known.counters
@@ -218,10 +232,12 @@ class Places:
         place.engine = engine
         try:
             await engine.start()
-        except HaloError:
+        except Exception as error:
             place.engine = None
             await engine.close()
-            raise
+            if isinstance(error, HaloError):
+                raise
+            raise EngineStartError(f"{engine.name} did not start: {error!r}") from error
         group.leaving.discard(engine.name)
         place.loads.append(model)
         place.since_s = now_s()

@@ -139,8 +139,12 @@ class Residency:
                 self.places.refuse(model, error)
 
     def _follow_plan(self, place: Place) -> None:
-        if self._course is None or place.loading or place.index in self._lazy:
+        if self._course is None or place.loading:
             return
+        if place.index in self._lazy:
+            if not self._quiet(place) or not self._course.skip_to(place.index, set(self._unserved())):
+                return
+            self._lazy.discard(place.index)
         phase = self._course.phase(place.index, self._waiting())
         if phase is None or self.places.failure(phase.model) is not None:
             return
@@ -164,36 +168,33 @@ class Residency:
             place = self._free(model, planned=planned)
             if place is None and not planned:
                 place = self._to_give_up(model)
-            if place is None:
-                continue
-            if self._course is not None and place.index in self._lazy and self._course.skip_to(place.index, {model}):
-                self._lazy.discard(place.index)
-            self._switch(place, model)
+            if place is not None:
+                self._switch(place, model)
 
     def _free(self, model: str, *, planned: bool = False) -> Place | None:
         """An idle place without a plan: an empty one, else that which has been idle for longest.
 
         A model that has its phase on another place is loaded here only where the plan gets nowhere.
         """
-        now = now_s()
-        quiet = max(QUIET_S, QUIET_SHARE * self._price(model))
         free = []
         for place in self.places.all:
-            since = self._idle_since.get(place.index)
-            if since is None or self._planned(place) or not self._idle(place):
+            if self._planned(place) or not self._quiet(place):
                 continue
-            empty = not self.places.standing(place)
-            if self._nothing_comes(place) if planned else (empty or now - since >= quiet):
-                free.append((not empty, since, place.index))
+            if not planned or self._nothing_comes(place):
+                empty = not self.places.standing(place)
+                free.append((not empty, self._idle_since[place.index], place.index))
         return self.places.all[min(free)[2]] if free else None
 
     def _to_give_up(self, model: str) -> Place | None:
         """A place that is never idle, for a model that has waited for too long."""
-        patience = STARVED * self._price(model)
         now = now_s()
-        if now - self._unserved_since.get(model, now) < patience:
-            return None
-        places = [p for p in self.places.all if self._changeable(p) and now - p.since_s >= patience]
+        waited_s = now - self._unserved_since.get(model, now)
+        loaded = self._loaded()
+
+        def patience_s(place: Place) -> float:
+            return self._price(model) * (1.0 if loaded[self.places.standing(place)] > 1 else STARVED)
+
+        places = [p for p in self.places.all if self._changeable(p) and min(waited_s, now - p.since_s) >= patience_s(p)]
         if not places:
             return None
         place = min(places, key=lambda place: self._work(self.places.standing(place)))
@@ -205,7 +206,7 @@ class Residency:
         """Load a model once more on a place that has nothing to do, where its work outweighs that by far."""
         if self._course is not None or self._unserved():
             return
-        loaded = Counter(filter(None, (place.loading or self.places.standing(place) for place in self.places.all)))
+        loaded = self._loaded()
         for model, queue in self._placed():
             if not loaded[model] or not queue.backlog or not queue.units_per_s:
                 continue
@@ -213,7 +214,8 @@ class Residency:
             if seconds < WORTH * self._price(model):
                 continue
             place = self._free(model)
-            if place is not None and self.places.standing(place) != model:
+            # A model that was in use a moment ago makes room for one that nobody has, not for a copy.
+            if place is not None and (not self.places.standing(place) or self._late(place)):
                 self._switch(place, model)
                 return
 
@@ -231,6 +233,10 @@ class Residency:
         waiting = [model for model, queue in self._placed() if queue.backlog]
         waiting += [model for model, count in self.places.wanted.items() if count and model not in waiting]
         return [model for model in waiting if not self.places.coming(model)]
+
+    def _loaded(self) -> Counter[str]:
+        """Model -> places that have it, or will."""
+        return Counter(filter(None, (place.loading or self.places.standing(place) for place in self.places.all)))
 
     def _resident(self, model: str) -> bool:
         return any(self.places.standing(place) == model for place in self.places.all)
@@ -261,6 +267,14 @@ class Residency:
         phase = self._course.phase(place.index, self._waiting())
         return phase is not None and self.places.failure(phase.model) is None
 
+    def _quiet(self, place: Place) -> bool:
+        """Whether a place is idle, and has been for a moment unless it is empty: no call is on its way to it."""
+        since = self._idle_since.get(place.index)
+        if since is None or not self._idle(place):
+            return False
+        model = self.places.standing(place)
+        return not model or now_s() - since >= max(QUIET_S, QUIET_SHARE * self._price(model))
+
     def _late(self, place: Place) -> bool:
         """Whether an idle place need not wait for its own calls any more: none can come, or waiting costs too much."""
         since = self._idle_since.get(place.index)
@@ -270,10 +284,7 @@ class Residency:
 
     def _nothing_comes(self, place: Place) -> bool:
         """Whether every row waits for a model that is not loaded, and has for a moment."""
-        since = self._idle_since.get(place.index)
-        if since is None or now_s() - since < max(QUIET_S, QUIET_SHARE * self._price(self.places.standing(place))):
-            return False
-        return not any(other.loading for other in self.places.all) and self._stalled()
+        return self._quiet(place) and not any(other.loading for other in self.places.all) and self._stalled()
 
     def _price(self, model: str) -> float:
         """Seconds of loading a model, as measured; the mean of all where this one was never loaded."""

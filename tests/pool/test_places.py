@@ -46,6 +46,14 @@ def test_what_is_asked_for_is_loaded_where_nothing_is(pool: EnginePool) -> None:
     assert places.switches == 1
 
 
+def test_more_models_than_places_asked_for_at_once(pool: EnginePool) -> None:
+    async def main() -> list[str]:
+        groups = await asyncio.gather(*(pool.start(model) for model in "ABC"))
+        return [group.model for group in groups]
+
+    assert pool.thread.run(main(), timeout_s=20) == ["A", "B", "C"]
+
+
 def test_an_engine_keeps_its_counters_over_switches(pool: EnginePool) -> None:
     async def main() -> list[tuple[str, int, str]]:
         place = places_of(pool).all[0]

@@ -155,6 +155,47 @@ def test_a_model_with_much_work_gets_a_second_place_when_that_pays() -> None:
     pool.close()
 
 
+def test_a_copy_makes_room_for_a_model_that_nobody_has() -> None:
+    """Both places serve A when C is asked for: it waits for one load, not for the end of A's work."""
+    pool, places = placed_pool("AC", 2, lambda model, index: Loading(f"{model}#{index}", model, slots=1))
+    executor = Executor(pool)
+
+    async def late_call() -> float:
+        while not (places.all[0].model == places.all[1].model == "A"):
+            await asyncio.sleep(1)
+        began_s = asyncio.get_running_loop().time()
+        await executor.call(executor.begin(executor.open_batch("late"), "c"), replace(ask("c"), model="C"))
+        return asyncio.get_running_loop().time() - began_s
+
+    waited = pool.thread.submit(late_call())
+    run_rows(executor, [Step("s", "A")], 2000)
+    assert waited.result(20) < 3 * LOAD_S
+    pool.close()
+
+
+def test_a_place_that_had_to_leave_its_plan_returns_to_it(three_on_two: tuple[EnginePool, Places]) -> None:
+    """C is not in the plan and starves; A's place serves it and goes back to A, though B's never rests."""
+    pool, places = three_on_two
+    executor = Executor(pool)
+    steps = [Step("a", "A"), Step("b", "B")]
+
+    async def stray_call() -> None:
+        await asyncio.sleep(LOAD_S + 1)
+        await executor.call(executor.begin(executor.open_batch("stray"), "c"), replace(ask("c"), model="C"))
+
+    plan = [[Phase(model, frozenset({name}), 1500)] for name, model in [("a", "A"), ("b", "B")]]
+
+    async def one_slot(spec: SimulatedSpec | VLLMSpec, index: int) -> SimulatedEngine:
+        return Loading(f"{spec.model}#{index}", spec.model, slots=1)
+
+    places.build = one_slot
+    executor.follow(SwitchPlan(plan))
+    stray = pool.thread.submit(stray_call())
+    run_rows(executor, steps, 1500)
+    stray.result(20)
+    assert sorted(loads(places)) in ([["A"], ["B", "C", "B"]], [["A", "C", "A"], ["B"]])
+
+
 def test_a_user_limit_on_rows_is_no_deadlock(three_on_two: tuple[EnginePool, Places]) -> None:
     pool, _ = three_on_two
     executor = Executor(pool)
