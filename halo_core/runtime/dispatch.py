@@ -323,7 +323,9 @@ class Dispatcher:
         flight.on_engine = station.engine.name
         self._placement.sent(flight, station)
         flight.tries += 1
-        flight.task = self._spawn(self._fly(flight, station), station.engine)
+        task = flight.task = self._spawn(self._fly(flight, station), station.engine)
+        # A task that is cancelled before its first step never runs, not even its `finally`.
+        task.add_done_callback(lambda _: self._leave(flight, station) if flight in station.in_flight else None)
 
     async def _fly(self, flight: Flight, station: Station) -> None:
         engine = station.engine
