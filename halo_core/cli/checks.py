@@ -23,6 +23,7 @@ from halo_core.pool.calibrate import remembered
 from halo_core.pool.call import LLMCall
 from halo_core.pool.config import EndpointSpec, EngineSpec, PoolConfig, SimulatedSpec, VLLMSpec
 from halo_core.pool.kv_speed import hub_folder
+from halo_core.pool.layout import over_places
 from halo_core.pool.places import Places, check_room
 from halo_core.pool.pool import EnginePool
 
@@ -228,9 +229,9 @@ def _vllm(spec: VLLMSpec, subject: str) -> list[Check]:
 def curves(config: PoolConfig) -> Iterator[Check]:
     """Whether it is known how fast the configured engines are."""
     for model in dict.fromkeys(spec.model for spec in config.engines if not isinstance(spec, SimulatedSpec)):
-        specs = [spec for spec in config.engines if spec.model == model]
         subject = f"curve {model}"
         try:
+            specs = [spec for spec in over_places(config).engines if spec.model == model]
             record = remembered(specs)
         except HaloError as error:
             yield Check(subject, "warn", str(error))
@@ -239,7 +240,7 @@ def curves(config: PoolConfig) -> Iterator[Check]:
             worst = max(record.residuals, key=lambda residual: residual.median)
             found = f"measured {record.measured_at}, off by {worst.median:.0%} (median) at most"
             yield Check(subject, "ok", f"{found}; halo calibrate shows it")
-        elif config.calibrate and all(isinstance(spec, VLLMSpec) for spec in specs):
+        elif config.calibrate and config.places is None and all(isinstance(spec, VLLMSpec) for spec in specs):
             yield Check(subject, "off", "not measured yet: the first start does it (about a minute)")
         else:
             yield Check(subject, "off", "not measured: halo calibrate does it (about a minute)")

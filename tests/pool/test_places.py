@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from halo_core.errors import ConfigError, EngineStartError
 from halo_core.pool import EndpointSpec, EnginePool, LLMCall, PoolConfig, SimulatedSpec, VLLMSpec
-from halo_core.pool.layout import build_placed_engine
+from halo_core.pool.calibrate import curve_key
+from halo_core.pool.layout import build_placed_engine, over_places
 from halo_core.pool.machine import GPU, Machine
 from halo_core.pool.places import Places
 from tests.pool.test_vllm_process import fake_vllm, gone
@@ -190,6 +191,16 @@ def test_each_place_has_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
     assert share(cores, 3) == ["core 0,1", "core 2,3", "core 4,5"]
     gpus = Machine(((0, 1, 2, 3),), (GPU(0, "H", 1), GPU(1, "H", 1)), 64.0, "cpu", True)
     assert share(gpus, 2) == ["GPU 0", "GPU 1"]
+
+
+def test_a_model_is_measured_on_all_places_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("halo_core.pool.layout.machine", lambda: Machine(((0, 1, 2, 3, 4),), (), 64.0, "cpu", True))
+    config = PoolConfig(engines=(VLLMSpec(model="a"), SimulatedSpec(model="b")), places=2)
+    spread = over_places(config)
+    assert spread.places is None and [getattr(spec, "layout", "") for spec in spread.engines] == ["2x2", ""]
+    assert over_places(spread) is spread
+    placed = [build_placed_engine(VLLMSpec(model="a"), index, 2) for index in range(2)]
+    assert curve_key(placed).layout == "2x2"
 
 
 def test_more_places_than_the_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
