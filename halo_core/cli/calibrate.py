@@ -15,6 +15,7 @@ from halo_core.cli.options import Config, pool_config
 from halo_core.errors import ConfigError, UnknownModelError
 from halo_core.pool.calibrate import calibrate_again, curves_folder, remembered, zero_latency
 from halo_core.pool.config import EngineSpec, PoolConfig
+from halo_core.pool.layout import over_places
 from halo_core.pool.pool import EnginePool, configure
 from halo_core.stats import CalibrationRecord
 from halo_core.stats.calibration import key_file
@@ -50,11 +51,14 @@ def calibrate(
     Takes about a minute per model once its engines are up. The engines must have nothing else to do meanwhile.
     """
     pool, source = pool_config(config, None)
-    pool = pool.model_copy(update={"calibrate": False})
+    turns = pool.places is not None
+    pool = over_places(pool).model_copy(update={"calibrate": False})
     groups = _groups(pool, source, model)
     records = {name: None if again else remembered(specs) for name, specs in groups.items()}
     if None in records.values():
-        records |= _measure(pool, [name for name, record in records.items() if record is None])
+        unknown = [name for name, record in records.items() if record is None]
+        for names in [[name] for name in unknown] if turns else [unknown]:  # models that take turns do not fit together
+            records |= _measure(pool, names)
     found = {name: record for name, record in records.items() if record is not None}
     if as_json:
         listing = [

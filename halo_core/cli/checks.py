@@ -23,6 +23,8 @@ from halo_core.pool.calibrate import remembered
 from halo_core.pool.call import LLMCall
 from halo_core.pool.config import EndpointSpec, EngineSpec, PoolConfig, SimulatedSpec, VLLMSpec
 from halo_core.pool.kv_speed import hub_folder
+from halo_core.pool.layout import over_places
+from halo_core.pool.places import Places, check_room
 from halo_core.pool.pool import EnginePool
 
 State = Literal["ok", "off", "warn", "fail"]
@@ -122,11 +124,36 @@ def configuration(config: PoolConfig, source: str) -> Iterator[Check]:
         yield Check("adopting", "off", "adopt = false: a server that an app names is called directly")
     else:
         yield Check("adopting", "fail", "adopt = false and no engine is configured: nothing can answer a call")
+    if config.places is not None:
+        yield _places(config, config.places)
     for name, model in config.models.items():
         known = model in served
         yield Check(
             f"name {name}", "ok" if known else "fail", model if known else f"{model}, which no engine serves ({served})"
         )
+
+
+def _places(config: PoolConfig, places: int) -> Check:
+    models = [spec.model for spec in config.engines if not isinstance(spec, EndpointSpec)]
+    if any(isinstance(spec, VLLMSpec) for spec in config.engines):
+        try:
+            check_room(places)
+        except ConfigError as error:
+            return Check("places", "fail", str(error))
+    turns = "every model stays loaded" if len(models) <= places else "which take turns"
+    return Check("places", "ok", f"{places} for {len(models)} models ({', '.join(models)}), {turns}")
+
+
+def residents(places: Places) -> list[Check]:
+    """What the places have loaded now, and how often they changed hands."""
+    found = [
+        Check(f"place {place.index}", "ok", f"{place.model or 'empty'}; {len(place.loads)} loads")
+        for place in places.all
+    ]
+    return [
+        *found,
+        Check("switches", "ok", f"{places.switches} in {sum(p.switch_s for p in places.all):.1f} s of loading"),
+    ]
 
 
 async def engine(spec: EngineSpec) -> list[Check]:
@@ -202,9 +229,9 @@ def _vllm(spec: VLLMSpec, subject: str) -> list[Check]:
 def curves(config: PoolConfig) -> Iterator[Check]:
     """Whether it is known how fast the configured engines are."""
     for model in dict.fromkeys(spec.model for spec in config.engines if not isinstance(spec, SimulatedSpec)):
-        specs = [spec for spec in config.engines if spec.model == model]
         subject = f"curve {model}"
         try:
+            specs = [spec for spec in over_places(config).engines if spec.model == model]
             record = remembered(specs)
         except HaloError as error:
             yield Check(subject, "warn", str(error))
@@ -213,7 +240,7 @@ def curves(config: PoolConfig) -> Iterator[Check]:
             worst = max(record.residuals, key=lambda residual: residual.median)
             found = f"measured {record.measured_at}, off by {worst.median:.0%} (median) at most"
             yield Check(subject, "ok", f"{found}; halo calibrate shows it")
-        elif config.calibrate and all(isinstance(spec, VLLMSpec) for spec in specs):
+        elif config.calibrate and config.places is None and all(isinstance(spec, VLLMSpec) for spec in specs):
             yield Check(subject, "off", "not measured yet: the first start does it (about a minute)")
         else:
             yield Check(subject, "off", "not measured: halo calibrate does it (about a minute)")

@@ -66,9 +66,13 @@ async def _engines(config: PoolConfig) -> list[Check]:
 
 
 def _start(config: PoolConfig) -> list[Check]:
-    pool = configure(config)
     try:
-        return [check for model in pool.models for check in pool.thread.run(checks.first_call(pool, model))]
+        pool = configure(config)
+    except HaloError as error:
+        return [Check("pool", "fail", str(error))]
+    try:
+        found = [check for model in pool.models for check in pool.thread.run(checks.first_call(pool, model))]
+        return found + (checks.residents(pool.places) if pool.places is not None else [])
     finally:
         pool.close()
 

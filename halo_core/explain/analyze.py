@@ -8,7 +8,7 @@ from halo_core.explain.comparison import comparison
 from halo_core.explain.findings import observed_findings
 from halo_core.explain.tables import Cells, Tree, plan_tree, render, table
 from halo_core.plan import Plan
-from halo_core.pool import Engine, Usage
+from halo_core.pool import Engine, Places, Usage
 from halo_core.runtime import Batch, BatchStats, OperatorStats, get_executor
 
 _HEADERS = ("calls", "run", "shared", "replayed", "failed", "computed", "cached", "generated", "avoided")
@@ -97,7 +97,8 @@ def _rows(batch: Batch) -> list[str]:
 def _surroundings() -> list[str]:
     executor = get_executor()
     count, usage = executor.warmups()
-    return [_warmups(count, usage), *_engines(executor.pool.engines())]
+    pool = executor.pool
+    return [_warmups(count, usage), *_engines(pool.engines()), *(_places(pool.places) if pool.places else [])]
 
 
 def _warmups(count: int, usage: Usage) -> str:
@@ -125,5 +126,15 @@ def _engines(engines: Sequence[Engine]) -> list[str]:
     return ["engines since the pool started:", *("  " + line for line in table(headers, rows))]
 
 
-def _count(n: int, noun: str) -> str:
-    return f"{n:,} {noun}" + ("" if n == 1 else "s")
+def _places(places: Places) -> list[str]:
+    """What is loaded where, and what changing it took."""
+    headers = ("place", "resident", "loads", "switches", "loading s")
+    rows = [
+        (str(p.index), p.loading or p.model or "-", len(p.loads), p.switches, f"{p.switch_s:.1f}") for p in places.all
+    ]
+    title = f"places: {len(rows)}, {_count(places.switches, 'switch', 'switches')} between {len(places.specs)} models:"
+    return [title, *("  " + line for line in table(headers, rows))]
+
+
+def _count(n: int, noun: str, plural: str = "") -> str:
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {plural or noun + 's'}"

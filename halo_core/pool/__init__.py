@@ -3,6 +3,7 @@
 from halo_core.pool.call import CallOrigin, Completion, LLMCall, Usage
 from halo_core.pool.config import EndpointSpec, PoolConfig, SimulatedSpec, VLLMSpec, parse_models
 from halo_core.pool.engine import CacheEvent, Capacity, Engine, EngineCounters, Health
+from halo_core.pool.places import Place, Places
 from halo_core.pool.pool import EnginePool, configure, get_pool
 
 __all__ = [
@@ -16,6 +17,8 @@ __all__ = [
     "EnginePool",
     "Health",
     "LLMCall",
+    "Place",
+    "Places",
     "PoolConfig",
     "SimulatedSpec",
     "Usage",

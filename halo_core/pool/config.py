@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from halo_core.errors import ConfigError
 
@@ -77,6 +77,28 @@ class PoolConfig(_Spec):
     """Whether vLLM engines are measured when they come up as nobody has measured them before: about a minute, once per
     model, layout and machine. HALO_CALIBRATE=0 switches it off as well. What is remembered is used in any case; servers
     that others run are only measured by `halo calibrate`."""
+    places: int | None = Field(default=None, gt=0)
+    """At most so many engines are loaded at once, each on an equal share of the machine; the models take turns.
+
+    None: every model has engines of its own, as its `layout` says.
+    """
+
+    @model_validator(mode="after")
+    def _check_places(self) -> Self:
+        if self.places is None:
+            return self
+        loadable = [spec for spec in self.engines if not isinstance(spec, EndpointSpec)]
+        if not loadable:
+            raise ValueError("places needs models that Halo loads itself (kind = 'vllm'): servers are not loaded")
+        for spec in loadable:
+            if isinstance(spec, VLLMSpec) and spec.layout != "auto":
+                raise ValueError(f"places says where engines run: leave out layout = {spec.layout!r} of {spec.model!r}")
+            if isinstance(spec, SimulatedSpec) and spec.count != 1:
+                raise ValueError(f"places says how many engines there are: leave out count of {spec.model!r}")
+        models = [spec.model for spec in self.engines]
+        if twice := sorted({model for model in models if models.count(model) > 1}):
+            raise ValueError(f"with places every model is named once, but {', '.join(twice)} is named twice")
+        return self
 
     @classmethod
     def from_file(cls, path: str | Path) -> PoolConfig:
@@ -95,7 +117,7 @@ class PoolConfig(_Spec):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            lines = [f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()]
+            lines = [": ".join(filter(None, (".".join(map(str, e["loc"])), e["msg"]))) for e in error.errors()]
             raise ConfigError(f"{source}: " + "; ".join(lines)) from error
 
     @classmethod

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from halo_core.errors import ConfigError, EngineStartError, HaloError
 from halo_core.pool.call import LLMCall
-from halo_core.pool.config import VLLMSpec
+from halo_core.pool.config import PoolConfig, VLLMSpec
 from halo_core.pool.engine import Engine, EngineCounters
 from halo_core.pool.lock import locked
 from halo_core.pool.machine import Machine, machine
@@ -258,6 +258,33 @@ def make_engines(model: str, settings: VLLMSettings, layout: Layout, *, python: 
         VLLMEngine(f"{model}#{index}", model, settings, placement, python=python)
         for index, placement in enumerate(layout.placements(hardware))
     ]
+
+
+def layout_of_places(places: int) -> Layout:
+    """Equal shares of this machine: one GPU each, or its cores divided."""
+    hardware = machine()
+    return Layout(engines=places, width=1 if hardware.gpus else hardware.core_count // places)
+
+
+def over_places(config: PoolConfig) -> PoolConfig:
+    """Each model on all places at once, instead of in turns: how its speed there is measured and remembered."""
+    if config.places is None:
+        return config
+    layout = str(layout_of_places(config.places))
+    engines = [s.model_copy(update={"layout": layout}) if isinstance(s, VLLMSpec) else s for s in config.engines]
+    return config.model_copy(update={"places": None, "engines": tuple(engines)})
+
+
+def build_placed_engine(spec: VLLMSpec, index: int, places: int) -> Engine:
+    """The engine of a model on one of so many equal places of this machine, not started."""
+    hardware = machine()
+    layout = layout_of_places(places)
+    settings = vllm_settings(spec)
+    if settings.kv_cache_gib is None and not hardware.gpus:
+        # By the machine's memory, not by what is free: the other places' engines come and go.
+        settings = dataclasses.replace(settings, kv_cache_gib=min(_CPU_KV_GIB, hardware.memory_gib / (4 * places)))
+    placement = layout.placements(hardware)[index]
+    return VLLMEngine(f"{spec.model}#{index}", spec.model, settings, placement)
 
 
 def vllm_settings(spec: VLLMSpec) -> VLLMSettings:

@@ -7,6 +7,7 @@ import atexit
 import logging
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from halo_core.errors import EngineDiedError, EngineStartError, HaloError, Unkno
 from halo_core.pool.config import EndpointSpec, EngineSpec, PoolConfig, SimulatedSpec
 from halo_core.pool.engine import Engine
 from halo_core.pool.loop import LoopThread
+from halo_core.pool.places import Places
 from halo_core.stats import EngineCurve
 
 logger = logging.getLogger(__name__)
@@ -35,12 +37,30 @@ class EngineGroup:
     """How fast each of the engines is while all of them work; None where nobody has measured it."""
     measuring: bool = False
     """The engines are up, but take no calls but the calibration's."""
+    leaving: set[str] = field(default_factory=set)
+    """Engines that make room for another model: they are given no more calls."""
+    under_way: Counter[str] = field(default_factory=Counter)
+    """Engine -> calls that it works on."""
+    on_idle: Callable[[Engine], None] | None = None
+    """Called when the last call under way has left an engine."""
     _starting: asyncio.Task[None] | None = None
 
     @property
     def ready(self) -> list[Engine]:
         """Engines that take calls now."""
-        return [] if self.measuring else [engine for engine in self.engines if engine.health.state == "ready"]
+        if self.measuring:
+            return []
+        return [e for e in self.engines if e.health.state == "ready" and e.name not in self.leaving]
+
+    def begin(self, engine: Engine) -> None:
+        """`engine` is sent a call."""
+        self.under_way[engine.name] += 1
+
+    def end(self, engine: Engine) -> None:
+        """A call has left `engine`."""
+        self.under_way[engine.name] -= 1
+        if not self.under_way[engine.name] and self.on_idle is not None:
+            self.on_idle(engine)
 
 
 class EnginePool:
@@ -49,13 +69,19 @@ class EnginePool:
     def __init__(self, config: PoolConfig | None = None, *, loop: asyncio.AbstractEventLoop | None = None) -> None:
         """`loop`: to run on, in a thread of the pool's own; a simulation has one of virtual time."""
         self.config = config or PoolConfig()
-        self.thread = LoopThread(loop=loop)
         self._groups: dict[str, EngineGroup] = {}
         self._lock = threading.Lock()
         self._closed = False
         self._tasks: set[asyncio.Task[None]] = set()
         for spec in self.config.engines:
             self._groups.setdefault(spec.model, EngineGroup(spec.model)).specs.append(spec)
+        self.places: Places | None = None
+        """Where engines are loaded when models take turns (`PoolConfig.places`)."""
+        if self.config.places is not None:
+            self.places = Places(self.config, self._groups, self._changed)
+            for model in self.places.specs:
+                self._groups[model].on_idle = self.places.ended
+        self.thread = LoopThread(loop=loop)
 
     # -- names ---------------------------------------------------------------------------------------------------
 
@@ -143,10 +169,17 @@ class EnginePool:
         group = self.group(model)
         if group.ready:
             return group
+        if (places := self.placed(model)) is not None:
+            await places.bring(model)
+            return group
         if group._starting is None or group._starting.done():
             group._starting = asyncio.ensure_future(self._start(group))
         await asyncio.shield(group._starting)
         return group
+
+    def placed(self, model: str) -> Places | None:
+        """The places, where `model` takes turns on them with others."""
+        return self.places if self.places is not None and self.places.serves(model) else None
 
     async def _start(self, group: EngineGroup) -> None:
         while group.specs:
@@ -192,7 +225,7 @@ class EnginePool:
 
     def report_dead(self, group: EngineGroup, engine: Engine) -> None:
         """Start a dead engine again in the background (on the pool's loop); idempotent per death."""
-        if self._closed or group.restarts.get(engine.name, 0) < 0:
+        if self._closed or engine.name in group.leaving or group.restarts.get(engine.name, 0) < 0:
             return
         group.restarts[engine.name] = -1 - group.restarts.get(engine.name, 0)  # negative: a restart is under way
         task = asyncio.ensure_future(self._restart(group, engine))
@@ -218,11 +251,14 @@ class EnginePool:
             return
         why = f"engine {engine.name} died and did not come back after {done} restarts: {engine.health.detail}"
         logger.error("%s", why)
-        if self.hopeless(group):
+        places = self.placed(group.model)
+        if self.hopeless(group) if places is None else not places.coming(group.model):
             self._changed(group, EngineDiedError(f"{why}. No engine of model {group.model!r} is left"))
 
     def hopeless(self, group: EngineGroup) -> bool:
-        """Whether no engine of the group is up, coming up, or being started again."""
+        """Whether no engine of the group is up, coming up, or being started again, nor can be loaded once more."""
+        if self.placed(group.model) is not None and not self._closed:
+            return False
         return not group.ready and all(
             group.restarts.get(engine.name, 0) >= 0 and engine.health.state in ("dead", "closed")
             for engine in group.engines
@@ -252,6 +288,8 @@ class EnginePool:
         self.thread.close()
 
     async def _close(self) -> None:
+        if self.places is not None:
+            self.places.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*(engine.close() for engine in self.engines()), return_exceptions=True)

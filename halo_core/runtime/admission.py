@@ -25,11 +25,19 @@ STALL_TICKS = 25
 """After so many ticks without any call under way one run is let in anyway: it may be what the others wait for."""
 
 
+MAX_PARKED = 4096
+"""Runs that only wait for a model that is not loaded are not counted, up to so many (bounds memory)."""
+
+
 class Admission:
     """Lets runs begin. Runs on the pool's loop only."""
 
-    def __init__(self, target: Callable[[], int], busy: Callable[[], bool]) -> None:
+    def __init__(
+        self, target: Callable[[], int], busy: Callable[[], bool], parked: Callable[[], int] = lambda: 0
+    ) -> None:
+        """`parked`: calls that keep no engine busy, since their model is not loaded."""
         self._target = target
+        self._parked = parked
         self._busy = busy
         self._active: set[Run] = set()
         self._waiting: deque[tuple[Run, Callable[[], None], int | None]] = deque()
@@ -47,6 +55,11 @@ class Admission:
     def waiting(self) -> int:
         """Runs that wait to begin."""
         return len(self._waiting)
+
+    @property
+    def crowd(self) -> float:
+        """How many times the active runs all runs are, with those that wait."""
+        return 1.0 + len(self._waiting) / max(len(self._active), 1)
 
     def enter(self, run: Run, begin: Callable[[], None], limit: int | None = None) -> None:
         """Call `begin` when `run` may start; `limit` is the caller's own upper bound on active runs."""
@@ -81,8 +94,10 @@ class Admission:
         target = max(self._target(), 1)
         room = target // FIRST_SHARE - len(self._active)  # the cheap bound first: below it nothing needs counting
         if room <= 0:
-            room = int((target - self._load()) / self._fan_out)
-            room = min(room, MAX_ACTIVE_FACTOR * target - len(self._active))
+            parked = self._parked()
+            room = int((target - self._load() + parked) / self._fan_out)
+            parked_runs = min(int(parked / self._fan_out), MAX_PARKED)
+            room = min(room, MAX_ACTIVE_FACTOR * target + parked_runs - len(self._active))
         if not self._active:
             room = max(room, 1)
         while self._waiting and room > 0:

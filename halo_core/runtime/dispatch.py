@@ -49,10 +49,13 @@ class Dispatcher:
         pool: EnginePool,
         group: EngineGroup,
         land: Callable[[Flight, Completion | None, BaseException | None], None],
+        on_parked: Callable[[], None] | None = None,
     ) -> None:
+        """`on_parked` is told that calls wait and no engine is up, where somebody else decides what is loaded."""
         self._pool = pool
         self._group = group
         self._land = land
+        self._on_parked = on_parked
         self._ready: list[Flight] = []
         self._ready_chunks: Counter[bytes] = Counter()
         self._placement = Placement(self._cost)
@@ -64,6 +67,10 @@ class Dispatcher:
         """Cost of a generated token in prompt tokens; corrected from what engines report is left to the planner."""
         self._pumping = False
         self._arrived_s = 0.0
+        self.waiting_units = 0.0
+        """Work of the ready calls, in prompt-token equivalents."""
+        self.waiting: Counter[str] = Counter()
+        """Operator -> its ready calls."""
         self._settling_s = 0.0
         self.warmups = 0
         self.warmup_usage = Usage()
@@ -75,6 +82,8 @@ class Dispatcher:
         """Take charge of a flight; `land` is called exactly once with its outcome unless it is cancelled."""
         flight.answer_units = self._decode_units * self._answer(flight)
         bisect.insort(self._ready, flight)
+        self.waiting[flight.call.origin.operator] += 1
+        self.waiting_units += flight.prompt_units + flight.answer_units
         _add(self._ready_chunks, flight.chain)
         self._placement.add(flight)
         self._arrived_s = now_s()
@@ -91,6 +100,8 @@ class Dispatcher:
 
     def _forget(self, flight: Flight) -> None:
         """`flight` has left the ready queue."""
+        self.waiting[flight.call.origin.operator] -= 1
+        self.waiting_units -= flight.prompt_units + flight.answer_units
         _remove(self._ready_chunks, flight.chain)
         self._placement.remove(flight)
 
@@ -108,6 +119,11 @@ class Dispatcher:
     def slots(self) -> int:
         """Calls that the running engines decode at once; 0 before they are up."""
         return sum(engine.capacity.slots for engine in self._group.ready)
+
+    @property
+    def units_per_s(self) -> float:
+        """How fast one engine gets on with such work, in prompt-token equivalents; 0 while nothing is known."""
+        return max((station.pace.units_per_s for station in self._stations.values()), default=0.0)
 
     def forget_prefixes(self) -> None:
         """The engines' caches were reset."""
@@ -132,7 +148,9 @@ class Dispatcher:
             return
         stations = self._sync_stations()
         if not stations:
-            if self._starting is None or self._starting.done():
+            if self._on_parked is not None:
+                self._on_parked()
+            elif self._starting is None or self._starting.done():
                 self._starting = self._spawn(self._start())
             return
         if self._settling(stations):
@@ -272,7 +290,7 @@ class Dispatcher:
         station.warming[flight.chain] = [flight]
         units = flight.uncached_units(station.held.depth(flight.chain))
         station.load_units += units
-        self._spawn(self._warm_up(flight, station, units))
+        self._spawn(self._warm_up(flight, station, units), station.engine)
 
     async def _warm_up(self, flight: Flight, station: Station, units: float) -> None:
         body = {k: v for k, v in flight.call.body.items() if k in _PROMPT_FIELDS}
@@ -305,7 +323,9 @@ class Dispatcher:
         flight.on_engine = station.engine.name
         self._placement.sent(flight, station)
         flight.tries += 1
-        flight.task = self._spawn(self._fly(flight, station))
+        task = flight.task = self._spawn(self._fly(flight, station), station.engine)
+        # A task that is cancelled before its first step never runs, not even its `finally`.
+        task.add_done_callback(lambda _: self._leave(flight, station) if flight in station.in_flight else None)
 
     async def _fly(self, flight: Flight, station: Station) -> None:
         engine = station.engine
@@ -390,10 +410,13 @@ class Dispatcher:
         seen = float(completion.usage.generated_tokens)
         self._answer_tokens[operator] = seen if known is None else 0.8 * known + 0.2 * seen
 
-    def _spawn(self, coroutine: Any) -> asyncio.Task[Any]:
+    def _spawn(self, coroutine: Any, engine: Engine | None = None) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = asyncio.ensure_future(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        if engine is not None:  # also a task that is cancelled before its first step has its end
+            self._group.begin(engine)
+            task.add_done_callback(lambda _: self._group.end(engine))
         return task
 
 

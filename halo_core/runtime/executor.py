@@ -12,7 +12,8 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from halo_core.errors import HaloError
+from halo_core.errors import ConfigError, HaloError
+from halo_core.optimize.switching import SwitchPlan
 from halo_core.pool.call import Completion, LLMCall, Usage
 from halo_core.pool.loop import mailbox_of, now_s
 from halo_core.pool.pool import EnginePool, get_pool
@@ -24,6 +25,7 @@ from halo_core.runtime.dispatch import Dispatcher
 from halo_core.runtime.flight import Flight, How, JournalKey, MergeKey, Waiter
 from halo_core.runtime.journal import Journal
 from halo_core.runtime.prefix import CHARS_PER_TOKEN, Prompt
+from halo_core.runtime.residency import Residency
 from halo_core.runtime.watch import Watch
 
 DEFAULT_TARGET = 64
@@ -50,7 +52,11 @@ class Executor:
         self._ambient_pinned = False
         self._ambient_lock = threading.Lock()
         self.last_batch: Batch | None = None
-        self.admission = Admission(self._target, self._busy)
+        self.residency: Residency | None = None
+        """Decides which models are loaded, where the pool's models take turns."""
+        if pool.places is not None:
+            self.residency = Residency(pool.places, self._dispatchers, self._stalled, lambda: self.admission.crowd)
+        self.admission = Admission(self._target, self._busy, self._parked)
 
     # -- batches and runs ----------------------------------------------------------------------------------------
 
@@ -373,7 +379,8 @@ class Executor:
     def _dispatcher(self, model: str) -> Dispatcher:
         dispatcher = self._dispatchers.get(model)
         if dispatcher is None:
-            dispatcher = Dispatcher(self.pool, self.pool.group(model), self._land)
+            on_parked = self.residency.look_soon if self.residency and self.residency.places.serves(model) else None
+            dispatcher = Dispatcher(self.pool, self.pool.group(model), self._land, on_parked)
             self._dispatchers[model] = dispatcher
         return dispatcher
 
@@ -403,6 +410,8 @@ class Executor:
         else:
             run.calling = max(run.calling - 1, 0)
         run.idle_since = now_s()
+        if self.residency is not None:
+            self.residency.answered(waiter.call.origin.operator, waiter.flight.on_engine if waiter.flight else "")
         run.stats.count(how, usage)
         if run.noted is not None and run.batch.watch is not None:
             run.batch.watch.answered(run.noted, waiter, how, usage)
@@ -430,6 +439,29 @@ class Executor:
 
     def _busy(self) -> bool:
         return any(d.in_flight or d.backlog for d in self._dispatchers.values())
+
+    def follow(self, plan: SwitchPlan | None) -> None:
+        """Load the pool's models as `plan` says, from now on; None ends the plan. Works from any thread.
+
+        Raises `ConfigError` where the pool has no places, or not those of the plan.
+        """
+        if self.residency is None:
+            raise ConfigError("the pool's models do not take turns: a plan of switches needs `places` in halo.toml")
+        if plan is not None:
+            self.residency.check(plan)
+        self._mail.post(self.residency.follow, plan)
+
+    def _parked(self) -> int:
+        return self.residency.parked if self.residency is not None else 0
+
+    def _stalled(self) -> bool:
+        """Whether every active run waits for calls of models that are not loaded, so that nothing else can come."""
+        waiting = sum(dispatcher.backlog for dispatcher in self._dispatchers.values())
+        if any(dispatcher.in_flight for dispatcher in self._dispatchers.values()) or waiting > self._parked():
+            return False
+        runs = {waiter.call.origin.run or id(waiter) for flight in self._owners for waiter in flight.waiters}
+        active = sum(batch.stats.rows_active for batch in set(self._owners.values()))
+        return active - self.admission.waiting <= len(runs)
 
     def reset_caches(self) -> None:
         """Make all engines forget all prefixes (benchmarks start cold); blocks the calling thread."""

@@ -44,6 +44,11 @@ class Pace:
         if idle:
             self._begun = None
 
+    @property
+    def units_per_s(self) -> float:
+        """Its speed so far; 0 while nothing is finished."""
+        return self._total / self._busy_s if self._busy_s > 0.0 else 0.0
+
     def progress(self) -> float:
         """Units that must be done of what it was given since it began, without those of finished calls."""
         if self._begun is None or self._busy_s <= 0.0:

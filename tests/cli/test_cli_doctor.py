@@ -94,3 +94,23 @@ def test_a_broken_configuration(project: Project, halo: Halo, text: str) -> None
     result = halo("doctor")
     assert result.code == 1
     assert "halo.toml" in line(result.out, "fail configuration")
+
+
+def test_models_that_take_turns(project: Project, halo: Halo) -> None:
+    models = "".join(f'[[engines]]\nkind = "simulated"\nmodel = "{name}"\n' for name in "abc")
+    project.write("halo.toml", f"places = 2\n{models}")
+    result = halo("doctor")
+    assert result.code == 0, result.out
+    assert line(result.out, "places") == "ok places 2 for 3 models (a, b, c), which take turns"
+    result = halo("doctor", "--start")
+    assert result.code == 0, result.out
+    assert line(result.out, "start c").startswith("ok start c 1 of 1 up")
+    assert "1 in" in line(result.out, "switches")
+    assert "loads" in line(result.out, "place 0")
+
+
+def test_more_places_than_cores(project: Project, halo: Halo) -> None:
+    project.write("halo.toml", 'places = 9999\n[[engines]]\nkind = "vllm"\nmodel = "a"\n')
+    result = halo("doctor", "--start")
+    assert result.code == 1
+    assert "places = 9999, but this process may use" in line(result.out, "fail places")

@@ -16,6 +16,7 @@ from typing_extensions import TypedDict
 from halo_adapters.langgraph import accelerate
 from halo_adapters.langgraph.report import explain_analyze
 from halo_core.explain import Tree, render, table
+from halo_core.explain.analyze import analyze
 from halo_core.pool import EnginePool, PoolConfig, Usage, configure
 from halo_core.pool.engine import EngineCounters, Health
 from halo_core.runtime import Batch, How
@@ -159,6 +160,20 @@ def test_explain_analyze_without_a_plan() -> None:
     lines = explain_analyze(report).splitlines()
     assert lines[0].endswith("│ batch 'demo', without a plan")
     assert lines[1].split() == ["2", "2", "-", "-", "-", "200", "-", "100", "-", "│", "write"]
+
+
+def test_explain_analyze_shows_what_is_loaded_where() -> None:
+    engines = [{"kind": "simulated", "model": model} for model in "abc"]
+    made = configure(PoolConfig.model_validate({"places": 2, "engines": engines}))
+    for model in "abc":
+        made.thread.run(made.start(model))
+    lines = analyze(Batch("b"), []).splitlines()
+    shown = lines[lines.index("places: 2, 1 switch between 3 models:") + 1 :]
+    assert [line.split()[:4] for line in shown] == [
+        ["place", "resident", "loads", "switches"],
+        ["0", "c", "2", "1"],
+        ["1", "b", "1", "-"],
+    ]
 
 
 def test_explain_analyze_of_a_batch_without_calls() -> None:

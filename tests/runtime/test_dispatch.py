@@ -314,3 +314,21 @@ async def test_what_is_being_computed_is_not_computed_again(executor: Executor, 
     assert not any(call.body.get("max_tokens") == 1 for call in engine.seen)
     executor.pool.thread.loop.call_soon_threadsafe(engine.release)
     await asyncio.gather(first, *others)
+
+
+async def test_a_call_given_up_as_it_is_sent_gives_its_slot_back(executor: Executor, engine: ScriptedEngine) -> None:
+    """Its task is cancelled before the first step, so nothing of it ever runs."""
+    batch = executor.open_batch("b")
+    await executor.call(executor.begin(batch, "start"), ask("start the engine"))
+
+    async def give_up_as_it_is_sent() -> int:
+        waiter = executor._submit(executor.begin(batch, "x"), ask("q"), lambda completion, error: None)
+        while waiter.flight is None or waiter.flight.task is None:
+            await asyncio.sleep(0)
+        executor._leave(waiter)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        return executor._dispatchers["m"].in_flight
+
+    assert executor.pool.thread.run(give_up_as_it_is_sent()) == 0
+    assert len(engine.seen) == 1
