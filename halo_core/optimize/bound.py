@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from halo_core.optimize.cost import CostModel
 
+PRECISION = 1e-6
+"""How close to its limit a bisection comes, relatively."""
 HEADS = 16
 """How many different heads the work bound is tried with: each costs a pass over all work."""
 
@@ -70,16 +73,16 @@ def least(cost: CostModel) -> Least:
 def lower_bound_s(cost: CostModel, costs: Least) -> float:
     """The best bound on the makespan that is cheap for any number of tasks.
 
-    The longest chain from head to tail; and for sets J of work that only m workers can do, least head of J + work of J
-    / m + least tail of J (the preemptive bound of Carlier and Pinson 1998 with uniform ends; with heads and tails zero
-    it is Graham's average load, 1969). Work is what every task costs with all shared segments cached, every shared
-    segment once, and the first load of every model that nobody has.
+    The longest chain from head to tail; for sets J of work that only m workers can do, least head of J + work of J / m
+    + least tail of J (the preemptive bound of Carlier and Pinson 1998 with uniform ends; with heads and tails zero it
+    is Graham's average load, 1969); and the average load with the model loads that the work of each model calls for.
+    Work is what every task costs with all shared segments cached, and every shared segment once.
     """
     bound_s = max((head + tail for head, tail in zip(costs.head_s, costs.tail_s, strict=True)), default=0.0)
     everybody = tuple(range(len(cost.problem.workers)))
     for workers in {everybody, *cost.serving.values()}:
         bound_s = max(bound_s, _work_bound_s(_pieces(cost, costs, frozenset(workers)), len(workers)))
-    return bound_s
+    return _load_bound_s(cost, costs, bound_s)
 
 
 def _first_load_s(cost: CostModel) -> dict[str, float]:
@@ -106,11 +109,6 @@ def _pieces(cost: CostModel, costs: Least, workers: frozenset[int]) -> list[Piec
     for once_s, users in costs.segments.values():
         if tasks[users[0]].model in bound_to:
             pieces.append((min(costs.after_s[i] for i in users), min(costs.head_s[i] for i in users), once_s))
-    tail_s: dict[str, float] = {}
-    for i, task in enumerate(tasks):
-        tail_s[task.model] = min(tail_s.get(task.model, costs.tail_s[i]), costs.tail_s[i])
-    loads_s = _first_load_s(cost)
-    pieces += [(tail_s[model], 0.0, loads_s[model]) for model in sorted(bound_to)]
     return pieces
 
 
@@ -126,3 +124,61 @@ def _work_bound_s(pieces: Sequence[Piece], workers: int) -> float:
                 work_s += piece_s
                 bound_s = max(bound_s, heads[at] + work_s / workers + tail)
     return bound_s
+
+
+@dataclass(slots=True)
+class _Share:
+    """What a model's tasks ask of its workers, at least."""
+
+    owners: int
+    """Workers that have it when the plan begins."""
+    load_s: float
+    head_s: float = math.inf
+    after_s: float = math.inf
+    busy_s: float = 0.0
+
+    def loads(self, makespan_s: float) -> float:
+        """How often it is loaded at least, where all its work is to be over in time; inf where that cannot be."""
+        window_s = makespan_s - self.head_s - self.after_s
+        left_s = self.busy_s - self.owners * window_s
+        if left_s <= 0:
+            return 0
+        window_s = min(window_s, makespan_s - self.load_s - self.after_s)
+        return math.ceil(left_s / window_s) if window_s > 0 else math.inf
+
+
+def _load_bound_s(cost: CostModel, costs: Least, bound_s: float) -> float:
+    """The least makespan, `bound_s` or more, in which the workers have time for all work and the loads it calls for.
+
+    Loads get fewer as the makespan grows, so that it is found by bisection; from below, so that it stays a bound.
+    """
+    workers = cost.problem.workers
+    shares = {
+        model: _Share(
+            sum(workers[i].resident == model for i in serving), min(workers[i].curves[model].load_s for i in serving)
+        )
+        for model, serving in cost.serving.items()
+    }
+    for i, task in enumerate(cost.problem.tasks):
+        share = shares[task.model]
+        share.busy_s += costs.busy_s[i]
+        share.head_s = min(share.head_s, costs.head_s[i])
+        share.after_s = min(share.after_s, costs.after_s[i])
+    for once_s, users in costs.segments.values():
+        shares[cost.problem.tasks[users[0]].model].busy_s += once_s
+    work_s = sum(share.busy_s for share in shares.values())
+    after_s = min((share.after_s for share in shares.values()), default=0.0)
+
+    def fits(makespan_s: float) -> bool:
+        loads_s = sum(share.loads(makespan_s) * share.load_s for share in shares.values() if share.load_s > 0)
+        return work_s + loads_s <= len(workers) * (makespan_s - after_s)
+
+    if not shares or fits(bound_s):
+        return bound_s
+    # Enough for one worker that does everything, model by model.
+    enough_s = work_s + sum(share.load_s + share.head_s + share.after_s for share in shares.values())
+    below_s, above_s = bound_s, bound_s + enough_s
+    while above_s - below_s > PRECISION * above_s:
+        middle_s = (below_s + above_s) / 2
+        below_s, above_s = (below_s, middle_s) if fits(middle_s) else (middle_s, above_s)
+    return below_s

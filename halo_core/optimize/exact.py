@@ -31,24 +31,27 @@ class Found:
     """Whether the search was exhausted: nothing is better than this, or than what was known before."""
 
 
-def search_exact(cost: CostModel, costs: Least, known_s: float, deadline_s: float) -> Found:
-    """The best orders whose makespan is below `known_s`, by `time.perf_counter() < deadline_s`.
+def search_exact(cost: CostModel, costs: Least, known_s: float, known_loads: int, deadline_s: float) -> Found:
+    """The best orders found by `time.perf_counter() == deadline_s`: of least makespan, and of those of fewest loads.
+
+    They are better than a known schedule of makespan `known_s` with `known_loads` loads.
 
     A schedule is a sequence of (task, worker) in which starts never go back: every schedule has such a sequence, its
     tasks sorted by start, so that no other needs to be looked at.
     """
-    search = _Search(cost, costs, known_s, deadline_s)
-    search.branch(0.0)
+    search = _Search(cost, costs, known_s, known_loads, deadline_s)
+    search.branch(0.0, 0)
     return Found(search.best, not search.cut)
 
 
 class _Search:
-    def __init__(self, cost: CostModel, costs: Least, known_s: float, deadline_s: float) -> None:
+    def __init__(self, cost: CostModel, costs: Least, known_s: float, known_loads: int, deadline_s: float) -> None:
         self._cost = cost
         self._tasks = cost.problem.tasks
         self._costs = costs
         self._timeline = Timeline(cost)
         self._best_s = known_s
+        self._best_loads = known_loads
         self._deadline_s = deadline_s
         self._orders: list[list[int]] = [[] for _ in cost.problem.workers]
         self._seen: dict[object, list[tuple[float, ...]]] = {}
@@ -61,20 +64,22 @@ class _Search:
         self.best: Orders | None = None
         self.cut = False
 
-    def branch(self, now_s: float) -> None:
-        """Go through all continuations of what is placed; none may start before `now_s`."""
+    def branch(self, now_s: float, loads: int) -> None:
+        """Go through all continuations of what is placed with so many loads; none may start before `now_s`."""
         self._nodes += 1
         if self._nodes % NODES_PER_LOOK == 0 and time.perf_counter() > self._deadline_s:
             self.cut = True
         end_s = self._timeline.end_s
         left = [task for task in range(len(self._tasks)) if end_s[task] == NEVER]
         if not left:
-            made_s = max(end_s, default=0.0)
-            if made_s < self._best_s - EPSILON_S:
-                self._best_s = made_s
+            if self._promising(max(end_s, default=0.0), loads):
+                self._best_s, self._best_loads = max(end_s, default=0.0), loads
                 self.best = tuple(tuple(order) for order in self._orders)
             return
-        if self._bound_s(left, now_s) >= self._best_s - EPSILON_S or self._dominated(left, now_s):
+        needed = {self._tasks[task].model for task in left} - {state.model for state in self._timeline.states}
+        if not self._promising(self._bound_s(left, now_s, needed), loads + len(needed)):
+            return
+        if self._dominated(left, now_s, loads):
             return
         for start_s, task, worker in self._children(left, now_s):
             if self.cut:
@@ -84,7 +89,7 @@ class _Search:
             states[worker] = before.copy()
             self._timeline.place(task, worker)
             self._orders[worker].append(task)
-            self.branch(start_s)
+            self.branch(start_s, loads + (before.model != self._tasks[task].model))
             self._orders[worker].pop()
             end_s[task] = NEVER
             states[worker] = before
@@ -108,14 +113,19 @@ class _Search:
                 start_s, busy_s, done_s = timeline.probe(task, worker, ready_s)
                 if start_s < now_s - EPSILON_S:
                     continue
-                promise_s = done_s - costs.latency_s[task] + costs.tail_s[task]
-                if promise_s < self._best_s - EPSILON_S:
+                if done_s - costs.latency_s[task] + costs.tail_s[task] <= self._best_s + EPSILON_S:
                     wasted_s = busy_s - costs.busy_s[task] + start_s - state.free_s
                     found.append((start_s + wasted_s, -costs.tail_s[task], start_s, task, worker))
         found.sort()
         return [(start_s, task, worker) for _, _, start_s, task, worker in found]
 
-    def _bound_s(self, left: Sequence[int], now_s: float) -> float:
+    def _promising(self, makespan_s: float, loads: int) -> bool:
+        """Whether a schedule that is no better than this would still be better than the best one."""
+        if makespan_s < self._best_s - EPSILON_S:
+            return True
+        return makespan_s <= self._best_s + EPSILON_S and loads < self._best_loads
+
+    def _bound_s(self, left: Sequence[int], now_s: float, needed: set[str]) -> float:
         """A lower bound on the makespan of all continuations: chains from here, and the average load from here."""
         cost, costs, states, end_s = self._cost, self._costs, self._timeline.states, self._timeline.end_s
         bound_s = max(end_s)
@@ -127,7 +137,6 @@ class _Search:
         ends_s = list(end_s)
         busy_s = 0.0
         after_s = float("inf")
-        models: set[str] = set()
         for task in left:
             asked = self._tasks[task]
             ready_s = max((ends_s[before] for before in asked.after), default=0.0) + asked.lead_s
@@ -136,22 +145,19 @@ class _Search:
             bound_s = max(bound_s, start_s + costs.tail_s[task])
             busy_s += costs.busy_s[task]
             after_s = min(after_s, costs.after_s[task])
-            models.add(asked.model)
         for node, (once_s, users) in costs.segments.items():
             open_here = any(end_s[task] == NEVER for task in users)
             if open_here and not any(node in state.tree for state in states):
                 busy_s += once_s
-        resident = {state.model for state in states}
         loads_s = sum(
-            min(cost.problem.workers[w].curves[model].load_s for w in cost.serving[model])
-            for model in models - resident
+            min(cost.problem.workers[w].curves[model].load_s for w in cost.serving[model]) for model in needed
         )
         # A load may begin before now: it fills the time that a task could no longer use.
         used_s = max(sum(max(state.free_s, now_s) for state in states), sum(s.free_s for s in states) + loads_s)
         return max(bound_s, (used_s + busy_s) / len(states) + after_s)
 
-    def _dominated(self, left: Sequence[int], now_s: float) -> bool:
-        """Whether the same tasks were placed before with the same states and nothing later than now."""
+    def _dominated(self, left: Sequence[int], now_s: float, loads: int) -> bool:
+        """Whether the same tasks were placed before with the same states, nothing later and no more loads."""
         end_s, states = self._timeline.end_s, self._timeline.states
         models = {self._tasks[task].model for task in left}
         by_worker = sorted(
@@ -166,6 +172,7 @@ class _Search:
         ]
         times_s = (
             now_s,
+            loads,
             max(end_s),
             *(time_s for _, free_s, ends_s in by_worker for time_s in (free_s, ends_s)),
             *open_ends,

@@ -35,30 +35,31 @@ class Rule:
     """What a wasted second (a miss, a load, waiting) counts against a second of rank."""
     patience: float
     """A worker loads a model that others have when their queue takes longer than this many times the load."""
+    steady: bool
+    """Whether it also takes that more work of that model is left for each of its workers than of its own."""
 
 
 RULES = (
-    Rule(0.5, 2.0, 1.0),
-    Rule(0.0, 1.0, 1.0),
-    Rule(0.0, 4.0, 2.0),
-    Rule(1.0, 1.0, 1.0),
-    Rule(0.0, 0.25, 0.5),
-    Rule(0.9, 4.0, 0.5),
-    Rule(0.0, 1.0, 4.0),
-    Rule(0.5, 1.0, 0.0),
+    Rule(urgency=0.0, thrift=1.0, patience=2.0, steady=True),
+    Rule(urgency=0.0, thrift=1.0, patience=1.0, steady=False),
+    Rule(urgency=0.5, thrift=2.0, patience=1.0, steady=True),
+    Rule(urgency=0.0, thrift=4.0, patience=2.0, steady=False),
+    Rule(urgency=0.9, thrift=4.0, patience=4.0, steady=False),
+    Rule(urgency=0.0, thrift=0.25, patience=0.5, steady=False),
 )
 """Tried in this order as long as there is time; the first does for any size."""
 
 
-def list_schedule(cost: CostModel, costs: Least, rule: Rule) -> tuple[list[Placement], list[list[int]]]:
+def list_schedule(cost: CostModel, costs: Least, rule: Rule, ranks=None) -> tuple[list[Placement], list[list[int]]]:
     """Placements of all tasks and the workers' orders. Near-linear: each turn looks at a bounded number of tasks."""
-    return _Listing(cost, costs, rule).run()
+    return _Listing(cost, costs, rule, ranks).run()
 
 
 class _Listing:
-    def __init__(self, cost: CostModel, costs: Least, rule: Rule) -> None:
+    def __init__(self, cost: CostModel, costs: Least, rule: Rule, ranks=None) -> None:
         self._cost = cost
         self._costs = costs
+        self._rank_s = ranks or costs.tail_s
         self._rule = rule
         self._tasks = cost.problem.tasks
         self._timeline = Timeline(cost)
@@ -72,10 +73,14 @@ class _Listing:
         """Model -> tasks whose predecessors are placed but not over, by the moment they get ready."""
         self._recent: list[OrderedDict[Queue, None]] = [OrderedDict() for _ in cost.problem.workers]
         self._left_busy_s = sum(costs.busy_s) + sum(once_s for once_s, _ in costs.segments.values())
-        self._left_of = Counter(task.model for task in self._tasks)
+        self._left = Counter(task.model for task in self._tasks)
+        """Model -> tasks that are not placed."""
+        self._left_of_s = dict.fromkeys(cost.serving, 0.0)
+        """Model -> their busy seconds."""
         self._missing = [len(task.after) for task in self._tasks]
         self._successors: list[list[int]] = [[] for _ in self._tasks]
         for i, task in enumerate(self._tasks):
+            self._left_of_s[task.model] += costs.busy_s[i]
             for before in task.after:
                 self._successors[before].append(i)
         self._has = [worker.resident for worker in cost.problem.workers]
@@ -124,7 +129,7 @@ class _Listing:
         for model, coming in self._coming.items():
             while coming and coming[0][0] <= now_s:
                 _, task = heapq.heappop(coming)
-                entry = (-self._costs.tail_s[task], task)
+                entry = (-self._rank_s[task], task)
                 queue = self._queue_of[task]
                 waiting = self._queues.setdefault(queue, [])
                 heapq.heappush(waiting, entry)
@@ -139,7 +144,7 @@ class _Listing:
         has = self._has[worker]
         urgent_s = self._rule.urgency * self._left_busy_s / len(self._has)
         for task in self._candidates(worker):
-            rank_s = self._costs.tail_s[task]
+            rank_s = self._rank_s[task]
             start_s, busy_s, _ = self._timeline.probe(task, worker, self._ready_s[task])
             wasted_s = max(start_s - now_s, 0.0) + busy_s - self._costs.busy_s[task]
             found.append((self._rule.thrift * wasted_s - max(rank_s - urgent_s, 0.0), -rank_s, task))
@@ -207,13 +212,19 @@ class _Listing:
         load_s = self._cost.work(task, worker).load_s
         start_s, _, ends_s = self._timeline.probe(task, worker, self._ready_s[task])
         owners = sum(other == model for other in self._has)
-        if self._left_of[has] and worker in self._cost.serving[has] and self._has.count(has) == 1:
+        keepers = self._has.count(has) - 1
+        wanted = self._left[has] > 0 and worker in self._cost.serving[has]
+        if wanted and not keepers:
             coming = self._coming[has]
             if coming and coming[0][0] <= start_s:
                 return False  # its own work is there before the other model is
             load_s += self._cost.problem.workers[worker].curves[has].load_s
+        if wanted and owners and self._rule.steady:
+            left_s = self._left_of_s[has] / keepers if keepers else math.inf
+            if self._left_of_s[model] / owners <= left_s:
+                return False
         if not owners:
-            others = [w for w in self._cost.serving[model] if w != worker and not self._left_of[self._has[w]]]
+            others = [w for w in self._cost.serving[model] if w != worker and not self._left[self._has[w]]]
             return not any(self._timeline.probe(task, w, self._ready_s[task])[2] < ends_s for w in others)
         queue_s = self._ready_busy_s[model] / owners
         return queue_s > self._rule.patience * max(load_s, start_s - now_s)
@@ -246,7 +257,8 @@ class _Listing:
         else:
             heapq.heappop(self._coming[model])  # the first of those that are still to get ready
         self._left_busy_s -= self._costs.busy_s[task]
-        self._left_of[model] -= 1
+        self._left[model] -= 1
+        self._left_of_s[model] -= self._costs.busy_s[task]
         self._has[worker] = model
         placement = self._timeline.place(task, worker)
         recent = self._recent[worker]

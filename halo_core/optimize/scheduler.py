@@ -43,7 +43,8 @@ def schedule(problem: Problem, *, budget_s: float = 1.0, seed: int = 0) -> Sched
             placements, orders, best_s = others, other_orders, makespan_s(others)
     if best_s > bound_s and len(problem.tasks) <= EXACT_TASKS and len(problem.workers) <= EXACT_WORKERS:
         now_s = time.perf_counter()
-        found = search_exact(cost, costs, best_s, now_s + EXACT_SHARE * (deadline_s - now_s))
+        loads = sum(placement.prepare_s > 0 for placement in placements)
+        found = search_exact(cost, costs, best_s, loads, now_s + EXACT_SHARE * (deadline_s - now_s))
         orders = [list(order) for order in found.orders] if found.orders is not None else orders
         if found.proven:
             how = "exact"
