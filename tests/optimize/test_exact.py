@@ -11,7 +11,8 @@ from halo_core.optimize.problem import Problem, Task, Worker
 from halo_core.optimize.schedule import check
 from halo_core.optimize.scheduler import schedule
 from tests.optimize import brute
-from tests.optimize.instances import curve, layered, problems
+from tests.optimize.instances import curve, layered
+from tests.optimize.strategies import problems
 
 
 @settings(max_examples=120, deadline=None)

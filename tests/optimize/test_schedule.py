@@ -18,7 +18,8 @@ from halo_core.optimize.schedule import How, Schedule, check, makespan_s
 from halo_core.optimize.scheduler import schedule
 from halo_core.optimize.search import improve
 from halo_core.optimize.timeline import Placement, replay
-from tests.optimize.instances import curve, layered, problems
+from tests.optimize.instances import curve, layered
+from tests.optimize.strategies import problems
 
 
 def checked(problem: Problem, placements: list[Placement], orders: list[list[int]], bound_s: float, how: How) -> None:
