@@ -17,7 +17,7 @@ from halo_core.optimize.cost import CostModel
 from halo_core.optimize.timeline import Placement, Timeline
 
 HEADS = 3
-"""Queues of a model that are looked at, those whose first task has the highest rank."""
+"""Queues of a model that are looked at, those whose first task comes first."""
 RECENT = 3
 """Queues that a worker has served last, and that it looks at for the sake of the prefixes it holds."""
 
@@ -35,38 +35,44 @@ class Rule:
     """What a wasted second (a miss, a load, waiting) counts against a second of rank."""
     patience: float
     """A worker loads a model that others have when their queue takes longer than this many times the load."""
+    by_position: bool
+    """Whether tasks queue by their positions, rows by rows, so that all operators get work early; else by rank."""
     steady: bool
     """Whether it also takes that more work of that model is left for each of its workers than of its own."""
 
 
 RULES = (
-    Rule(urgency=0.0, thrift=1.0, patience=2.0, steady=True),
-    Rule(urgency=0.0, thrift=1.0, patience=1.0, steady=False),
-    Rule(urgency=0.5, thrift=2.0, patience=1.0, steady=True),
-    Rule(urgency=0.0, thrift=4.0, patience=2.0, steady=False),
-    Rule(urgency=0.9, thrift=4.0, patience=4.0, steady=False),
-    Rule(urgency=0.0, thrift=0.25, patience=0.5, steady=False),
+    Rule(urgency=0.9, thrift=2.0, patience=1.0, steady=True, by_position=True),
+    Rule(urgency=0.0, thrift=1.0, patience=2.0, steady=True, by_position=False),
+    Rule(urgency=0.9, thrift=2.0, patience=4.0, steady=False, by_position=True),
+    Rule(urgency=0.0, thrift=1.0, patience=1.0, steady=False, by_position=False),
+    Rule(urgency=0.5, thrift=2.0, patience=2.0, steady=True, by_position=True),
+    Rule(urgency=0.5, thrift=2.0, patience=1.0, steady=True, by_position=False),
+    Rule(urgency=0.0, thrift=4.0, patience=2.0, steady=False, by_position=False),
+    Rule(urgency=0.0, thrift=0.25, patience=0.5, steady=False, by_position=False),
 )
 """Tried in this order as long as there is time; the first does for any size."""
 
 
-def list_schedule(cost: CostModel, costs: Least, rule: Rule, ranks=None) -> tuple[list[Placement], list[list[int]]]:
+def list_schedule(cost: CostModel, costs: Least, rule: Rule) -> tuple[list[Placement], list[list[int]]]:
     """Placements of all tasks and the workers' orders. Near-linear: each turn looks at a bounded number of tasks."""
-    return _Listing(cost, costs, rule, ranks).run()
+    return _Listing(cost, costs, rule).run()
 
 
 class _Listing:
-    def __init__(self, cost: CostModel, costs: Least, rule: Rule, ranks=None) -> None:
+    def __init__(self, cost: CostModel, costs: Least, rule: Rule) -> None:
         self._cost = cost
         self._costs = costs
-        self._rank_s = ranks or costs.tail_s
+        pace_s = sum(costs.busy_s) / max(1, len(costs.busy_s) * len(cost.problem.workers))
+        self._turn_s = [i * pace_s for i in range(len(cost.paths))] if rule.by_position else [-s for s in costs.tail_s]
+        """Task -> what it queues by, the least first: when its turn would come by position, or its rank."""
         self._rule = rule
         self._tasks = cost.problem.tasks
         self._timeline = Timeline(cost)
         self._queue_of = [self._queue(task) for task in range(len(self._tasks))]
         self._queues: dict[Queue, list[tuple[float, int]]] = {}
         self._heads: dict[str, list[tuple[float, Queue]]] = {model: [] for model in cost.serving}
-        """Model -> its queues by the rank of their first task; entries of served queues are out of date."""
+        """Model -> its queues by their first task; entries of served queues are out of date."""
         self._ready_tasks: dict[str, int] = dict.fromkeys(cost.serving, 0)
         self._ready_busy_s: dict[str, float] = dict.fromkeys(cost.serving, 0.0)
         self._coming: dict[str, list[tuple[float, int]]] = {model: [] for model in cost.serving}
@@ -129,7 +135,7 @@ class _Listing:
         for model, coming in self._coming.items():
             while coming and coming[0][0] <= now_s:
                 _, task = heapq.heappop(coming)
-                entry = (-self._rank_s[task], task)
+                entry = (self._turn_s[task], task)
                 queue = self._queue_of[task]
                 waiting = self._queues.setdefault(queue, [])
                 heapq.heappush(waiting, entry)
@@ -144,10 +150,13 @@ class _Listing:
         has = self._has[worker]
         urgent_s = self._rule.urgency * self._left_busy_s / len(self._has)
         for task in self._candidates(worker):
-            rank_s = self._rank_s[task]
+            rank_s = self._costs.tail_s[task]
             start_s, busy_s, _ = self._timeline.probe(task, worker, self._ready_s[task])
             wasted_s = max(start_s - now_s, 0.0) + busy_s - self._costs.busy_s[task]
-            found.append((self._rule.thrift * wasted_s - max(rank_s - urgent_s, 0.0), -rank_s, task))
+            worth_s = max(rank_s - urgent_s, 0.0) - self._rule.thrift * wasted_s
+            if self._rule.by_position:
+                worth_s -= self._turn_s[task]
+            found.append((-worth_s, self._turn_s[task], task))
         found.sort()
         for _, _, task in found:
             model = self._tasks[task].model
@@ -226,7 +235,8 @@ class _Listing:
         if not owners:
             others = [w for w in self._cost.serving[model] if w != worker and not self._left[self._has[w]]]
             return not any(self._timeline.probe(task, w, self._ready_s[task])[2] < ends_s for w in others)
-        queue_s = self._ready_busy_s[model] / owners
+        # A worker whose own model is done with has nothing to lose: all that is left of the other one counts.
+        queue_s = (self._ready_busy_s if wanted else self._left_of_s)[model] / owners
         return queue_s > self._rule.patience * max(load_s, start_s - now_s)
 
     def _next_s(self, now_s: float, turns: list[tuple[float, int]]) -> float | None:
