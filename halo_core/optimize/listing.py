@@ -42,7 +42,7 @@ class Rule:
 
 
 RULES = (
-    Rule(urgency=0.9, thrift=2.0, patience=1.0, steady=True, by_position=True),
+    Rule(urgency=0.9, thrift=20.0, patience=1.0, steady=True, by_position=True),
     Rule(urgency=0.0, thrift=1.0, patience=2.0, steady=True, by_position=False),
     Rule(urgency=0.9, thrift=2.0, patience=4.0, steady=False, by_position=True),
     Rule(urgency=0.0, thrift=1.0, patience=1.0, steady=False, by_position=False),

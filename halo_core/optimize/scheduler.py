@@ -49,7 +49,7 @@ def schedule(problem: Problem, *, budget_s: float = 1.0, seed: int = 0) -> Sched
         if found.proven:
             how = "exact"
     if how != "exact" and best_s > bound_s and time.perf_counter() < deadline_s:
-        orders = improve(cost, orders, bound_s, deadline_s, seed)
+        orders = improve(cost, costs, orders, bound_s, deadline_s, seed)
         how = "list+search"
     placements = replay(cost, orders) or placements
     best_s = makespan_s(placements)

@@ -12,6 +12,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from random import Random
 
+from halo_core.optimize.bound import Least
 from halo_core.optimize.cost import CostModel
 from halo_core.optimize.schedule import makespan_s
 from halo_core.optimize.timeline import Placement, replay
@@ -26,14 +27,17 @@ BUSY_WEIGHT = 0.02
 Orders = list[list[int]]
 
 
-def improve(cost: CostModel, orders: Sequence[Sequence[int]], bound_s: float, deadline_s: float, seed: int) -> Orders:
+def improve(
+    cost: CostModel, costs: Least, orders: Sequence[Sequence[int]], bound_s: float, deadline_s: float, seed: int
+) -> Orders:
     """The best orders found before `time.perf_counter() == deadline_s`; ends at once where the bound is met."""
-    return _Annealing(cost, orders, seed).run(bound_s, deadline_s)
+    return _Annealing(cost, costs, orders, seed).run(bound_s, deadline_s)
 
 
 class _Annealing:
-    def __init__(self, cost: CostModel, orders: Sequence[Sequence[int]], seed: int) -> None:
+    def __init__(self, cost: CostModel, costs: Least, orders: Sequence[Sequence[int]], seed: int) -> None:
         self._cost = cost
+        self._tail_s = costs.tail_s
         self._tasks = cost.problem.tasks
         self._random = Random(seed)
         self._orders: Orders = [list(order) for order in orders]
@@ -48,10 +52,10 @@ class _Annealing:
         while best_s > bound_s + EPSILON_S and (now_s := time.perf_counter()) < deadline_s and critical:
             cold = (now_s - began_s) / (deadline_s - began_s)
             undo = self._move(self._random.choice(critical))
-            placements = replay(self._cost, self._orders) if undo else None
+            most_s = self._value_s - heat_s * (1 - cold) * math.log(1 - self._random.random())
+            placements = replay(self._cost, self._orders, self._tail_s, most_s) if undo else None
             value_s = self._value(placements) if placements else math.inf
-            allowed_s = -heat_s * (1 - cold) * math.log(1 - self._random.random())
-            if placements is None or value_s > self._value_s + allowed_s:
+            if placements is None or value_s > most_s:
                 for worker, order in undo.items():
                     self._orders[worker] = order
                 continue

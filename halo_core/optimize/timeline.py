@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from halo_core.optimize.cost import CostModel
 from halo_core.optimize.radix import RadixTree
@@ -12,8 +13,7 @@ NEVER = -1.0
 """The end of a task that is not placed."""
 
 
-@dataclass(slots=True, frozen=True)
-class Placement:
+class Placement(NamedTuple):
     """One task's place in a schedule; seconds from the plan's beginning."""
 
     worker: int
@@ -66,7 +66,10 @@ class Timeline:
     def ready_s(self, task: int) -> float:
         """When the tools before a task are over, its predecessors being placed."""
         asked = self._tasks[task]
-        return max((self.end_s[before] for before in asked.after), default=0.0) + asked.lead_s
+        ended_s = 0.0
+        for before in asked.after:
+            ended_s = max(ended_s, self.end_s[before])
+        return ended_s + asked.lead_s
 
     def probe(self, task: int, worker: int, ready_s: float) -> tuple[float, float, float]:
         """Start, busy seconds and end of a task, were it placed on `worker` next."""
@@ -97,8 +100,14 @@ class Timeline:
         return Placement(worker, start_s, prepare_s, work.busy_s - saved_s, end_s, hit_tokens)
 
 
-def replay(cost: CostModel, orders: Sequence[Sequence[int]]) -> list[Placement] | None:
-    """The times of all tasks when each worker takes its own in the order given; None where they wait in a circle."""
+def replay(
+    cost: CostModel, orders: Sequence[Sequence[int]], tail_s: Sequence[float] | None = None, within_s: float = math.inf
+) -> list[Placement] | None:
+    """The times of all tasks when each worker takes its own in the order given; None where they wait in a circle.
+
+    With `tail_s` (task -> least time from its start to the plan's end) also None, and sooner, where the makespan cannot
+    be `within_s`.
+    """
     timeline = Timeline(cost)
     tasks = cost.problem.tasks
     placed: list[Placement | None] = [None] * len(tasks)
@@ -111,12 +120,15 @@ def replay(cost: CostModel, orders: Sequence[Sequence[int]]) -> list[Placement] 
         order = orders[worker]
         while turns[worker] < len(order):
             task = order[turns[worker]]
-            missing = next((before for before in tasks[task].after if end_s[before] == NEVER), None)
-            if missing is not None:
-                waiting.setdefault(missing, []).append(worker)
+            missing = [before for before in tasks[task].after if end_s[before] == NEVER]
+            if missing:
+                waiting.setdefault(missing[0], []).append(worker)
                 break
-            placed[task] = timeline.place(task, worker)
+            placement = placed[task] = timeline.place(task, worker)
+            if tail_s is not None and placement.start_s + tail_s[task] > within_s:
+                return None
             turns[worker] += 1
-            going.extend(waiting.pop(task, ()))
+            if task in waiting:
+                going += waiting.pop(task)
     found = [placement for placement in placed if placement is not None]
     return found if len(found) == len(tasks) else None

@@ -36,7 +36,7 @@ def test_every_scheduler_keeps_the_rules_of_any_problem(problem: Problem) -> Non
         placements, orders = list_schedule(cost, costs, rule)
         checked(problem, placements, orders, bound_s, "list")
     known_s = makespan_s(placements)
-    better = improve(cost, orders, bound_s, time.perf_counter() + 0.01, seed=1)
+    better = improve(cost, costs, orders, bound_s, time.perf_counter() + 0.01, seed=1)
     improved = replay(cost, better)
     assert improved is not None and makespan_s(improved) <= known_s
     checked(problem, improved, better, bound_s, "list+search")
@@ -92,8 +92,8 @@ def broken() -> list[tuple[str, Problem, Schedule]]:
     problem = layered(3, 6, 2)
     good = schedule(problem)
     first = good.placements[0]
-    late = replace(first, start_s=first.start_s + 1)
-    elsewhere = replace(first, worker=1 - first.worker)
+    late = first._replace(start_s=first.start_s + 1)
+    elsewhere = first._replace(worker=1 - first.worker)
     fixed = Problem(
         problem.tasks, [replace(worker, curves={}) for worker in problem.workers[:1]] + [problem.workers[1]]
     )
