@@ -28,6 +28,7 @@ DAG_BUDGET_S = 1.8
 DAGS = 12
 MILP_WORKERS = 3
 MILP_TASKS = (6, 7, 8, 9, 10, 11, 12)
+MILP_SEEDS = 4
 MILP_LIMIT_S = 5.0
 MILP_SLACK = 1.05
 """Times in the program end at this many times our makespan: it may find better schedules than ours, and worse ones."""
@@ -58,7 +59,7 @@ def plan_dag(seed: int) -> dict[str, Any]:
 def against_milp(seed: int, tasks: int) -> dict[str, Any]:
     """Our schedule of a small problem, and HiGHS's."""
     models = 1 + seed % 3
-    problem = layered(seed, tasks, MILP_WORKERS, models=models, load_s=2.0)
+    problem = layered(seed, tasks, MILP_WORKERS, models=models, width=3 + 3 * (seed % 2), load_s=2.0)
     found = schedule(problem)
     check(problem, found)
     answer = solve(problem, MILP_LIMIT_S, MILP_SLACK * found.makespan_s)
@@ -97,7 +98,7 @@ def main(json_: Annotated[Path | None, typer.Option("--json", help="Write the fi
                 runs.append(pool.apply(plan_rows, (name, size)))
                 logger.info("%s", runs[-1])
     dags = [_logged(plan_dag(seed)) for seed in range(DAGS)]
-    small = [_logged(against_milp(100 + 7 * k + tasks, tasks)) for k in range(2) for tasks in MILP_TASKS]
+    small = [_logged(against_milp(100 + 7 * k + tasks, tasks)) for k in range(MILP_SEEDS) for tasks in MILP_TASKS]
     gaps = [run["gap_to_milp"] for run in small]
     result = {
         "rows_10k_s": max(run["plan_s"] for run in rows[10_000]),

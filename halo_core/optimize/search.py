@@ -19,7 +19,7 @@ from halo_core.optimize.timeline import Placement, replay
 
 EPSILON_S = 1e-9
 """Two times that differ by less are one."""
-HEAT = 0.01
+HEAT = 0.001
 """Temperature in the beginning, relative to the makespan; it falls linearly to zero by the deadline."""
 BUSY_WEIGHT = 0.02
 """What a busy second of an average worker counts against a second of makespan: a slope where the makespan has none."""
