@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
-import resource
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from benchmarks.measure import machine, versions, write
+from benchmarks.measure import machine, peak_mb, reset_peak_mb, versions, write
 from halo_core.plan import (
     Edge,
     Exit,
@@ -81,11 +78,11 @@ def measure(rows: int) -> dict[str, Any]:
     """One cold consolidation; seconds of wall and CPU, MB of peak memory above the plan and its rows."""
     plan, given = workload(), batch(rows)
     consolidate(plan, given[:10])
-    before = _reset_peak()
+    before = reset_peak_mb()
     wall, cpu = time.perf_counter(), time.process_time()
     consolidated = consolidate(plan, given)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    peak = _peak_mb() - before
+    peak = peak_mb() - before
     counts = consolidated.counts()
     bound = time.process_time()
     for count in counts:
@@ -104,25 +101,8 @@ def measure(rows: int) -> dict[str, Any]:
         "us_per_instance": round(1e6 * cpu / sum(c.instances for c in counts), 3),
         "peak_rss_delta_mb": round(peak, 1),
         "bind_all_cpu_s": round(bound, 4),
-        "peak_rss_delta_bound_mb": round(_peak_mb() - before, 1),
+        "peak_rss_delta_bound_mb": round(peak_mb() - before, 1),
     }
-
-
-def _reset_peak() -> float:
-    """Start a new peak where Linux allows it; the resident set now, in MB."""
-    clear = Path("/proc/self/clear_refs")
-    if clear.exists() and os.access(clear, os.W_OK):
-        clear.write_text("5")
-    return _peak_mb()
-
-
-def _peak_mb() -> float:
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    unit = 1024 * 1024 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def main(

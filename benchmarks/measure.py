@@ -6,7 +6,9 @@ import gc
 import json
 import os
 import platform
+import resource
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -73,6 +75,24 @@ def measured(record: RunRecord) -> Iterator[RunRecord]:
         record.orchestrator_cpu_s = time.process_time() - cpu
         rss.close()
         record.peak_rss_mb = rss.peak / 2**20
+
+
+def reset_peak_mb() -> float:
+    """Start a new peak where Linux allows it; the resident set now, in MB."""
+    clear = Path("/proc/self/clear_refs")
+    if clear.exists() and os.access(clear, os.W_OK):
+        clear.write_text("5")
+    return peak_mb()
+
+
+def peak_mb() -> float:
+    """The largest resident set so far, or since `reset_peak_mb`, in MB."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    unit = 1024 * 1024 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def machine() -> dict[str, Any]:

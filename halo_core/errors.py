@@ -18,6 +18,10 @@ class PlanError(HaloError):
     """A plan is not well formed; the message names the operator."""
 
 
+class ScheduleError(HaloError):
+    """A schedule breaks the rules of the problem that it is for; the message names the task."""
+
+
 class UnknownModelError(HaloError):
     """No engine of the pool serves the model that a call names."""
 
