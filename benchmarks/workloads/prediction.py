@@ -79,8 +79,9 @@ class _Predicted(Systems):
         walls = [batch.stats.wall_s for batch in batches]
         last = batches[-1]
         assert last.learnt is not None and last.watch is not None
-        # The simulator's own error: told exactly how long the prompts, the answers and the tools were.
-        simulated = predict(last.app, RowSet(last.watch.contents, last.watch.fields), catalog=last.learnt)
+        # The simulator's own error: told how long prompts, answers and tools were, and nothing of the run's time.
+        itself = last.learnt.model_copy(update={"last": None})
+        simulated = predict(last.app, RowSet(last.watch.contents, last.watch.fields), catalog=itself)
         actual_s = statistics.median(walls)
         return {
             "rows": len(rows),

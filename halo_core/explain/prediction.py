@@ -15,6 +15,11 @@ from halo_core.stats import Catalog
 MAX_CALLS = 2000
 """Calls that are simulated; a larger batch is told from a part of its rows."""
 
+BUSY = 0.5
+"""Share of a run that its engines must have worked for it to tell how fast they are."""
+FURTHEST = 2.0
+"""A run that took more than so many times as long as it should have (or as little) was disturbed."""
+
 HEADERS = ("tokens in", "out", "cached", "at most", "on", "from s", "to s", "cost")
 
 
@@ -67,7 +72,7 @@ def predict(app: str, rows: RowSet, *, catalog: Catalog | None = None, pool: Eng
     catalog = catalog or catalogs.known(app)
     if catalog is None:
         raise HaloError("nothing is known of this app's calls before its first run, whose first rows are its profile")
-    fleet = fleet_of(pool or get_pool(), [step.model for step in catalog.steps])
+    fleet = _set_right(fleet_of(pool or get_pool(), [step.model for step in catalog.steps]), catalog)
     per_row = sum(step.frequency for step in catalog.steps)
     part = max(int(MAX_CALLS / max(per_row, 1.0)), 2)
     if part >= len(rows):
@@ -76,6 +81,21 @@ def predict(app: str, rows: RowSet, *, catalog: Catalog | None = None, pool: Eng
     simulation, half = (simulate(catalog, _first(rows, count), fleet) for count in (part, part // 2))
     rate = (simulation.makespan_s - half.makespan_s) / (part - part // 2)
     return Prediction(catalog, fleet, len(rows), simulation, simulation.makespan_s + (len(rows) - part) * rate)
+
+
+def _set_right(fleet: Fleet, catalog: Catalog) -> Fleet:
+    """The engines as fast as they were in the app's last run: machines drift, and its own code takes part of them.
+
+    Nothing is changed where that run did not keep the engines busy, or was too far from what was calibrated to trust.
+    """
+    last = catalog.last
+    if last is None:
+        return fleet
+    again = simulate(catalog, RowSet(last.contents, last.fields), fleet)
+    pace = last.wall_s / again.makespan_s if again.makespan_s else 1.0
+    if again.busy_share < BUSY or not 1 / FURTHEST <= pace <= FURTHEST:
+        return fleet
+    return fleet.scaled(pace)
 
 
 def _first(rows: RowSet, count: int) -> RowSet:

@@ -374,6 +374,8 @@ class Executor:
         except HaloError as error:
             self._land(flight, None, error)
             return
+        if run.batch.watch is not None and not dispatcher.slots:
+            run.batch.watch.waited_for_engines = True
         dispatcher.add(flight)
 
     def _dispatcher(self, model: str) -> Dispatcher:

@@ -28,6 +28,8 @@ class Watch:
         self._begun: list[ObservedRow] = []
         self.contents: list[str] = []
         """Of every row, equal for equal rows."""
+        self.waited_for_engines = False
+        """Whether engines were started while it ran: its time then tells nothing of their speed."""
         self._lock = threading.Lock()
 
     def note(self, key: str) -> ObservedRow | None:
@@ -88,6 +90,8 @@ class Watch:
         """Everything that was seen."""
         return Observed(
             self._rows,
+            0.0 if self.waited_for_engines else stats.wall_s,
+            len(self.contents),
             len(set(self.contents)),
             {name: operator.executed for name, operator in stats.operators.items()},
             {name: operator.planned for name, operator in stats.operators.items()},

@@ -45,6 +45,10 @@ class Fleet:
         """Their number."""
         return sum(group.engines for group in self.groups)
 
+    def scaled(self, factor: float) -> Fleet:
+        """The same engines, taking `factor` times as long."""
+        return Fleet([replace(group, curve=group.curve.scaled(factor)) for group in self.groups])
+
     def pool(self) -> EnginePool:
         """A pool of these engines on a loop of virtual time; close it."""
         pool = EnginePool(PoolConfig(adopt=False), loop=VirtualLoop())

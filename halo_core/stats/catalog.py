@@ -78,6 +78,16 @@ class ToolProfile(_Fact):
     """Waiting for room, per call."""
 
 
+class LastRun(_Fact):
+    """The last batch that was small enough to be noted whole: against it, predictions are set right."""
+
+    wall_s: float
+    contents: tuple[str, ...]
+    """Of its rows, equal for equal rows."""
+    fields: tuple[dict[str, str], ...]
+    """Of its rows, see `row_fields`."""
+
+
 class Catalog(_Fact):
     """What is known of one app."""
 
@@ -91,6 +101,7 @@ class Catalog(_Fact):
     tools: dict[str, ToolProfile] = Field(default_factory=dict)
     tail_s: Distribution = Distribution()
     """From a row's last answer to its end, seconds."""
+    last: LastRun | None = None
     learnt_at: str = ""
     """UTC, ISO 8601."""
 
@@ -111,6 +122,7 @@ class Catalog(_Fact):
                 "rows": min(self.rows, _MEMORY) + newer.rows,
                 "steps": steps,
                 "tools": {**self.tools, **newer.tools},
+                "last": newer.last or self.last,
             }
         )
 

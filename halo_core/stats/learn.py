@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from halo_core.stats.catalog import Catalog, StepProfile, ToolProfile, now_utc, step_name
+from halo_core.stats.catalog import Catalog, LastRun, StepProfile, ToolProfile, now_utc, step_name
 from halo_core.stats.distribution import Distribution
 from halo_core.stats.observed import Observed, ObservedCall, ObservedRow, ToolTimes
 from halo_core.stats.prompts import Prompts
@@ -50,6 +50,7 @@ def learn(app: str, observed: Observed) -> Catalog | None:
         steps=tuple(steps),
         tools={name: _tool(times) for name, times in sorted(observed.tools.items())},
         tail_s=Distribution.of([max(tail, 0.0) for tail in tails]),
+        last=_last(observed),
         learnt_at=now_utc(),
     )
 
@@ -114,6 +115,18 @@ def _distinct(observed: Observed, operator: str, rows: Sequence[tuple[ObservedRo
         counts[row.content] = max(counts[row.content], sum(c.operator == operator for c in calls.values()))
     per_row = sum(counts.values()) / len(counts)
     return max(executed / (observed.distinct * max(per_row, 1e-9)), 1e-6)
+
+
+def _last(observed: Observed) -> LastRun | None:
+    """The run itself, where every row was noted and ended well."""
+    rows = observed.rows
+    if not observed.wall_s or len(rows) != observed.planned_rows:
+        return None
+    return LastRun(
+        wall_s=observed.wall_s,
+        contents=tuple(row.content for row in rows),
+        fields=tuple(dict(row.fields) for row in rows),
+    )
 
 
 def _tool(times: ToolTimes) -> ToolProfile:

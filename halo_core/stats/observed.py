@@ -52,6 +52,10 @@ class Observed:
 
     rows: list[ObservedRow] = field(default_factory=list)
     """The first `ROWS_TIMED` rows that ended well."""
+    wall_s: float = 0.0
+    """Of the whole batch."""
+    planned_rows: int = 0
+    """Rows of the whole batch."""
     distinct: int = 0
     """Different rows in the whole batch."""
     executed: dict[str, int] = field(default_factory=dict)

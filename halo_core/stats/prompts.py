@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise, permutations
+from math import gcd
 
 from halo_core.stats.catalog import SharedPart
 from halo_core.stats.observed import ObservedCall, ObservedRow
@@ -17,6 +18,8 @@ from halo_core.stats.observed import ObservedCall, ObservedRow
 ROWS_COMPARED = 5
 MIN_CHARS = 64
 """A stretch below this (a KV block is 16 tokens) is not worth a name."""
+TRUSTED = (0.5, 1.5)
+"""A cache's own figure is believed where it is between so many times the guess."""
 ANSWER = "\x1eassistant\x1e"
 """Between a prompt and the answer to it, in a prompt that goes on from there."""
 
@@ -38,7 +41,10 @@ class Prompts:
 
     def __init__(self, rows: Sequence[tuple[ObservedRow, Calls]]) -> None:
         read = [(row, calls) for row, calls in rows if calls]
+        self._all = read
         self._rows = _chosen(read)
+        cached = [call.cached_tokens for _, calls in read for call in calls.values() if call.cached_tokens]
+        self._block_tokens = gcd(*cached) if cached else 1
         self._order = list(dict.fromkeys(name for _, calls in read for name in calls))
         chars = sum(len(call.prompt) for _, calls in read for call in calls.values())
         tokens = sum(call.prompt_tokens for _, calls in read for call in calls.values())
@@ -63,7 +69,23 @@ class Prompts:
             tokens = round(end / self._chars_per_token) - round(begun / self._chars_per_token)
             parts.append(SharedPart(scope=scope.scope, key=f"{owner}:{end}", tokens=tokens))
             begun = end
-        return tuple(parts)
+        return tuple(self._as_cached(step, parts))
+
+    def _as_cached(self, step: str, parts: list[SharedPart]) -> list[SharedPart]:
+        """The parts, their lengths corrected to what the engines' caches had of them.
+
+        Characters tell tokens only on average; the blocks that were found in a cache tell them to within a block. Where
+        a cache had far less, the prompts never met there, and where it had far more, it was not cold.
+        """
+        found = max((calls[step].cached_tokens for _, calls in self._all if step in calls), default=0)
+        guessed = sum(part.tokens for part in parts)
+        if not found or self.continues(step) or not TRUSTED[0] <= found / max(guessed, 1) <= TRUSTED[1]:
+            return parts
+        block = self._block_tokens
+        if found <= guessed - block // 4 and guessed + block // 4 < found + block:
+            return parts  # the guess gives as many blocks
+        factor = (found + block / 2) / guessed
+        return [part.model_copy(update={"tokens": round(part.tokens * factor)}) for part in parts]
 
     def system_tokens(self, step: str) -> int:
         """Length of the step's tools and leading system messages."""
