@@ -98,6 +98,9 @@ class AutoGenAdapter:
     def plan(self, app: Prepared) -> Plan | None:
         return lift(app.app)
 
+    def plan_rows(self, rows: Sequence[Any]) -> Sequence[Any]:
+        return [{"task": task_content(task_of(row))} for row in rows]
+
     def explain(self, app: Prepared, rows: Sequence[Any] | None, cost_per_gpu_hour: float | None = None) -> str:
         tasks = [task_of(row) for row in rows] if rows is not None else None
         return explain(app.app, tasks, why_not_native=_why_not_native, cost_per_gpu_hour=cost_per_gpu_hour)

@@ -76,6 +76,9 @@ class LangGraphAdapter:
         found: Plan = app.halo.plan(app)
         return found
 
+    def plan_rows(self, rows: Sequence[Any]) -> Sequence[Any]:
+        return rows
+
     def explain(self, app: Any, rows: Sequence[Any] | None, cost_per_gpu_hour: float | None = None) -> str:
         return str(app.explain(rows, cost_per_gpu_hour=cost_per_gpu_hour))
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from halo_core import __version__
-from halo_core.cli import bench, calibrate, doctor, exec, explain, run
+from halo_core.cli import bench, calibrate, doctor, exec, explain, run, simulate
 from halo_core.cli.console import fail
 from halo_core.errors import HaloError
 
@@ -29,6 +29,7 @@ app.command(
     "exec", epilog=exec.EXAMPLES, context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False}
 )(exec.exec_script)
 app.command("explain", epilog=explain.EXAMPLES)(explain.explain)
+app.command("simulate", epilog=simulate.EXAMPLES)(simulate.simulate_command)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command("calibrate", epilog=calibrate.EXAMPLES)(calibrate.calibrate)
 app.command("bench", epilog=bench.EXAMPLES, context_settings={"allow_interspersed_args": False})(bench.bench)

@@ -59,6 +59,9 @@ class Adapter(Protocol):
     def plan(self, app: Any) -> Plan | None:
         """The lifted plan; None where the framework has no static structure."""
 
+    def plan_rows(self, rows: Sequence[Any]) -> Sequence[Any]:
+        """The rows as the plan's inputs: what its state begins with."""
+
     def explain(self, app: Any, rows: Sequence[Any] | None, cost_per_gpu_hour: float | None = None) -> str:
         """The plan as text, with what `rows` would share and, where that is known, take and cost."""
 

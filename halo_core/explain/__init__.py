@@ -4,13 +4,15 @@ from halo_core.explain.analyze import analyze
 from halo_core.explain.comparison import Comparison, compare
 from halo_core.explain.destination import destination
 from halo_core.explain.findings import findings
-from halo_core.explain.forecast import forecast
+from halo_core.explain.forecast import Forecast, forecast
+from halo_core.explain.html import page
 from halo_core.explain.prediction import Prediction, predict
 from halo_core.explain.tables import Cells, Tree, plan_tree, render, table
 
 __all__ = [
     "Cells",
     "Comparison",
+    "Forecast",
     "Prediction",
     "Tree",
     "analyze",
@@ -18,6 +20,7 @@ __all__ = [
     "destination",
     "findings",
     "forecast",
+    "page",
     "plan_tree",
     "predict",
     "render",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from halo_core.errors import HaloError
@@ -10,8 +11,88 @@ from halo_core.explain import prediction
 from halo_core.explain.findings import findings
 from halo_core.explain.prediction import Prediction, predict
 from halo_core.explain.tables import Cells, plan_tree, render, table
-from halo_core.plan import LLMOperator, OpaqueStep, Operator, Plan, consolidate
+from halo_core.plan import InstanceCount, LLMOperator, OpaqueStep, Operator, Plan, consolidate
 from halo_core.simulate import RowSet
+
+
+@dataclass(slots=True, frozen=True)
+class Forecast:
+    """A batch before it runs: its plan, what its rows share, and what it is expected to take."""
+
+    plan: Plan
+    rows: int
+    distinct: int
+    counts: tuple[InstanceCount, ...]
+    prediction: Prediction | None
+    missing: str
+    """Why there is no prediction; empty where there is one."""
+
+    @classmethod
+    def of(cls, plan: Plan, rows: Sequence[Any], rowset: RowSet, app: str) -> Forecast:
+        """`rowset` tells which rows are equal, as the framework compares them; `app` is the app's fingerprint."""
+        # What calls share inside opaque steps does not depend on the steps' purity: equal calls are one call.
+        counts = tuple(consolidate(plan, rows, assume_pure=True).counts())
+        found: Prediction | None = None
+        missing = ""
+        try:
+            found = predict(app, rowset)
+        except HaloError as error:
+            missing = str(error)
+        return cls(plan, len(rows), len(set(rowset.contents)), counts, found, missing)
+
+    def lines(self, cost_per_gpu_hour: float | None = None) -> list[str]:
+        """The forecast as text: the plan's tree with a row of figures for each operator, and what they come to."""
+        predicted = prediction.operators(self.prediction) if self.prediction is not None else {}
+        empty: Cells = [""] * len(prediction.HEADERS)
+        cells: dict[str, Cells] = {}
+        notes: dict[str, str] = {}
+        calls = distinct_calls = 0
+        for count in self.counts:
+            each = _calls(self.plan[count.operator])
+            calls += count.instances * each
+            distinct_calls += count.classes * each
+            own = (count.instances, count.classes, count.instances * each, count.classes * each)
+            known = predicted.get(count.operator)
+            more = () if self.prediction is None else prediction.cells(known) if known is not None else empty
+            cells[count.operator] = (*own, *more)
+            notes[count.operator] = count.unmerged if each else ""
+        again = ", each loop and fan-out counted once" if _repeats(self.plan) else ""
+        more_headers = prediction.HEADERS if self.prediction is not None else ()
+        headers = ("rows", "distinct", "calls", "to make", *more_headers)
+        told = f"no prediction: {self.missing}"
+        return [
+            *render(headers, [plan_tree(self.plan, cells, notes)]),
+            "",
+            f"rows: {self.rows:,}, {self.distinct:,} of them distinct",
+            f"calls: about {calls:,} planned, {distinct_calls:,} to make (an estimate: the models found in the code "
+            f"are called once each{again})",
+            *_prefixes(self.plan, self.rows),
+            *findings(self.plan),
+            *(prediction.summary(self.prediction, cost_per_gpu_hour) if self.prediction is not None else [told]),
+        ]
+
+    def document(self, cost_per_gpu_hour: float | None = None) -> dict[str, Any]:
+        """The forecast as plain data for JSON; times in seconds, shares between 0 and 1."""
+        predicted = prediction.operators(self.prediction) if self.prediction is not None else {}
+        return {
+            "plan": self.plan.model_dump(mode="json"),
+            "rows": self.rows,
+            "distinct_rows": self.distinct,
+            "operators": [
+                {
+                    "name": count.operator,
+                    "instances": count.instances,
+                    "merged_instances": count.merged,
+                    "not_merged_because": count.unmerged,
+                    "predicted": asdict(predicted[count.operator]) if count.operator in predicted else None,
+                }
+                for count in self.counts
+            ],
+            "barriers": [barrier.model_dump(mode="json") for barrier in self.plan.barriers],
+            "findings": findings(self.plan),
+            "prediction": prediction.document(self.prediction, cost_per_gpu_hour) if self.prediction else None,
+            "no_prediction_because": self.missing,
+        }
 
 
 def forecast(
@@ -22,45 +103,7 @@ def forecast(
     `rowset` tells which rows are equal, as the framework compares them. Where the app (by its fingerprint) has run
     before and the engines' speed is known, also what each operator is expected to take.
     """
-    predicted = _predicted(app, rowset)
-    # What calls share inside opaque steps does not depend on the steps' purity: equal calls are one call.
-    shared = consolidate(plan, rows, assume_pure=True)
-    cells: dict[str, Cells] = {}
-    notes: dict[str, str] = {}
-    calls = distinct_calls = 0
-    for count in shared.counts():
-        each = _calls(plan[count.operator])
-        calls += count.instances * each
-        distinct_calls += count.classes * each
-        cells[count.operator] = (count.instances, count.classes, count.instances * each, count.classes * each)
-        notes[count.operator] = count.unmerged if each else ""
-    again = ", each loop and fan-out counted once" if _repeats(plan) else ""
-    headers: tuple[str, ...] = ("rows", "distinct", "calls", "to make")
-    if isinstance(predicted, Prediction):
-        headers += prediction.HEADERS
-        more = prediction.cells(predicted, list(cells))
-        cells = {name: (*own, *more.get(name, [""] * len(prediction.HEADERS))) for name, own in cells.items()}
-    return [
-        *render(headers, [plan_tree(plan, cells, notes)]),
-        "",
-        f"rows: {len(rows):,}, {len(set(rowset.contents)):,} of them distinct",
-        f"calls: about {calls:,} planned, {distinct_calls:,} to make (an estimate: the models found in the code are "
-        f"called once each{again})",
-        *_prefixes(plan, len(rows)),
-        *findings(plan),
-        *(
-            prediction.summary(predicted, cost_per_gpu_hour)
-            if isinstance(predicted, Prediction)
-            else [f"no prediction: {predicted}"]
-        ),
-    ]
-
-
-def _predicted(app: str, rows: RowSet) -> Prediction | HaloError:
-    try:
-        return predict(app, rows)
-    except HaloError as error:
-        return error
+    return Forecast.of(plan, rows, rowset, app).lines(cost_per_gpu_hour)
 
 
 def _calls(operator: Operator) -> int:

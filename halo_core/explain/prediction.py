@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from halo_core.errors import HaloError
 from halo_core.explain.tables import Cells
+from halo_core.optimize.planning import PlannedBatch, plan_batch
+from halo_core.optimize.problem import Worker
 from halo_core.pool import EnginePool, get_pool
 from halo_core.runtime import catalogs
 from halo_core.simulate import Fleet, RowSet, Simulation, StepForecast, fleet_of, simulate
 from halo_core.stats import Catalog
 
+PLAN_BUDGET_S = 0.5
 MAX_CALLS = 2000
 """Calls that are simulated; a larger batch is told from a part of its rows."""
 
@@ -34,6 +37,10 @@ class Prediction:
     """Of all rows, or of the first of them."""
     makespan_s: float
     """Of all rows."""
+    bound_s: float
+    """No order and placement of these calls takes less, as far as the cost model knows."""
+    schedule_s: float
+    """What the planner's own schedule takes in the cost model."""
 
     @property
     def factor(self) -> float:
@@ -75,12 +82,31 @@ def predict(app: str, rows: RowSet, *, catalog: Catalog | None = None, pool: Eng
     fleet = _set_right(fleet_of(pool or get_pool(), [step.model for step in catalog.steps]), catalog)
     per_row = sum(step.frequency for step in catalog.steps)
     part = max(int(MAX_CALLS / max(per_row, 1.0)), 2)
+    planned = _planned(catalog, rows, fleet)
+    bounds = planned.schedule.lower_bound_s, planned.schedule.makespan_s
     if part >= len(rows):
         whole = simulate(catalog, rows, fleet)
-        return Prediction(catalog, fleet, len(rows), whole, whole.makespan_s)
+        return Prediction(catalog, fleet, len(rows), whole, whole.makespan_s, *bounds)
     simulation, half = (simulate(catalog, _first(rows, count), fleet) for count in (part, part // 2))
     rate = (simulation.makespan_s - half.makespan_s) / (part - part // 2)
-    return Prediction(catalog, fleet, len(rows), simulation, simulation.makespan_s + (len(rows) - part) * rate)
+    makespan_s = simulation.makespan_s + (len(rows) - part) * rate
+    return Prediction(catalog, fleet, len(rows), simulation, makespan_s, *bounds)
+
+
+def _planned(catalog: Catalog, rows: RowSet, fleet: Fleet) -> PlannedBatch:
+    """The scheduler's answer for the batch."""
+    workers = [
+        Worker(f"{group.model}#{i}", {group.model: group.curve}, group.model, group.slots, group.kv_tokens)
+        for group in fleet.groups
+        for i in range(group.engines)
+    ]
+    values: dict[str, set[str]] = {}
+    for fields in rows.fields:
+        for path, value in fields.items():
+            values.setdefault(path, set()).add(value)
+    different = {path: len(found) for path, found in values.items()}
+    distinct = len(set(rows.contents))
+    return plan_batch(catalog, len(rows), distinct, workers, budget_s=PLAN_BUDGET_S, values=different)
 
 
 def _set_right(fleet: Fleet, catalog: Catalog) -> Fleet:
@@ -108,35 +134,64 @@ def _first(rows: RowSet, count: int) -> RowSet:
 # -- as text -----------------------------------------------------------------------------------------------------------
 
 
-def cells(prediction: Prediction, operators: Sequence[str]) -> Mapping[str, Cells]:
-    """Operator -> its cells under `HEADERS`, for those that call models."""
+@dataclass(slots=True, frozen=True)
+class OperatorPrediction:
+    """What one operator's calls are expected to be."""
+
+    calls: int
+    executed: int
+    """Calls that engines compute, as are all tokens here."""
+    prompt_tokens: int
+    generated_tokens: int
+    cached_share: float
+    """Of the prompt tokens, found in prefix caches."""
+    ceiling_share: float
+    """Of the prompt tokens: what one engine with an endless cache would have had."""
+    engines: tuple[str, ...]
+    start_s: float
+    end_s: float
+    cost_share: float
+    """Of the engines' work."""
+
+
+def operators(prediction: Prediction) -> dict[str, OperatorPrediction]:
+    """Operator -> its prediction, for those that call models."""
     shares = prediction.cost_shares()
-    found: dict[str, Cells] = {}
-    for operator in operators:
-        steps = prediction.of(operator)
+    stretch = prediction.makespan_s / (prediction.simulation.makespan_s or 1.0)
+    found: dict[str, OperatorPrediction] = {}
+    for name in dict.fromkeys(step.operator for step in prediction.catalog.steps):
+        steps = prediction.of(name)
         if not steps:
             continue
         prompt = sum(step.prompt_tokens for step in steps)
-        engines = dict.fromkeys(name.rpartition("#")[2] for step in steps for name in step.engines)
-        found[operator] = (
+        found[name] = OperatorPrediction(
+            round(sum(step.calls for step in steps) * prediction.factor),
+            round(sum(step.executed for step in steps) * prediction.factor),
             round(prompt * prediction.factor),
             round(sum(step.generated_tokens for step in steps) * prediction.factor),
-            _percent(sum(step.cached_tokens for step in steps), prompt),
-            _percent(sum(step.ceiling_tokens for step in steps), prompt),
-            ",".join(f"#{name}" for name in sorted(engines)) if len(engines) <= 3 else f"{len(engines)} engines",
-            f"{min(step.first_s for step in steps):.1f}",
-            f"{max(step.last_s for step in steps) * prediction.makespan_s / (_end_s(prediction) or 1.0):.1f}",
-            f"{100 * shares.get(operator, 0.0):.0f} %",
+            sum(step.cached_tokens for step in steps) / prompt if prompt else 0.0,
+            sum(step.ceiling_tokens for step in steps) / prompt if prompt else 0.0,
+            tuple(sorted({engine for step in steps for engine in step.engines})),
+            min(step.first_s for step in steps),
+            max(step.last_s for step in steps) * stretch,
+            shares.get(name, 0.0),
         )
     return found
 
 
-def _end_s(prediction: Prediction) -> float:
-    return prediction.simulation.makespan_s
-
-
-def _percent(part: float, whole: float) -> str:
-    return f"{100 * part / whole:.0f} %" if whole else "-"
+def cells(predicted: OperatorPrediction) -> Cells:
+    """The operator's cells under `HEADERS`."""
+    numbers = [f"#{name.rpartition('#')[2]}" for name in predicted.engines]
+    return (
+        predicted.prompt_tokens,
+        predicted.generated_tokens,
+        f"{100 * predicted.cached_share:.0f} %",
+        f"{100 * predicted.ceiling_share:.0f} %",
+        ",".join(numbers) if len(numbers) <= 3 else f"{len(numbers)} engines",
+        f"{predicted.start_s:.1f}",
+        f"{predicted.end_s:.1f}",
+        f"{100 * predicted.cost_share:.0f} %",
+    )
 
 
 def summary(prediction: Prediction, cost_per_gpu_hour: float | None = None) -> list[str]:
@@ -149,6 +204,10 @@ def summary(prediction: Prediction, cost_per_gpu_hour: float | None = None) -> l
         f"  from {_count(prediction.catalog.rows, 'row')} of earlier runs, the last of {prediction.catalog.learnt_at}, "
         "and the engines' calibration" + _part(prediction),
     ]
+    lines.append(
+        f"  in the cost model the planner's schedule takes {prediction.schedule_s:.1f} s, and none takes less than "
+        f"{prediction.bound_s:.1f} s (gap {_gap(prediction)})"
+    )
     if cost_per_gpu_hour is not None:
         money = prediction.gpu_hours * cost_per_gpu_hour
         lines.append(
@@ -158,6 +217,10 @@ def summary(prediction: Prediction, cost_per_gpu_hour: float | None = None) -> l
     return lines
 
 
+def _gap(prediction: Prediction) -> str:
+    return f"{100 * (prediction.schedule_s / prediction.bound_s - 1):.1f} %" if prediction.bound_s else "unknown"
+
+
 def _part(prediction: Prediction) -> str:
     simulated = prediction.simulation.rows
     return f"; {simulated:,} rows were simulated, the others are in proportion" if simulated < prediction.rows else ""
@@ -165,3 +228,20 @@ def _part(prediction: Prediction) -> str:
 
 def _count(n: int, noun: str) -> str:
     return f"{n:,} {noun}" + ("" if n == 1 else "s")
+
+
+def document(prediction: Prediction, cost_per_gpu_hour: float | None = None) -> dict[str, Any]:
+    """The prediction as plain data, without the operators."""
+    hours = prediction.gpu_hours
+    return {
+        "makespan_s": prediction.makespan_s,
+        "schedule_s": prediction.schedule_s,
+        "lower_bound_s": prediction.bound_s,
+        "engines": prediction.fleet.engines,
+        "busy_share": prediction.simulation.busy_share,
+        "rows_learnt_from": prediction.catalog.rows,
+        "learnt_at": prediction.catalog.learnt_at,
+        "rows_simulated": prediction.simulation.rows,
+        "gpu_hours": hours,
+        "cost": None if cost_per_gpu_hour is None else hours * cost_per_gpu_hour,
+    }

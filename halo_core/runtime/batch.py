@@ -6,7 +6,7 @@ import itertools
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from halo_core.pool.call import CallOrigin, Completion
@@ -131,13 +131,19 @@ class Batch:
         keys: RowKeys | None = None,
         keep_reads: bool = True,
         app: str = "",
+        known: Catalog | None = None,
     ) -> None:
-        """`app` is the fingerprint under which the catalog keeps what is learnt; nothing is, where it is empty."""
+        """`app` is the fingerprint under which the catalog keeps what is learnt; nothing is, where it is empty.
+        `known` stands for what is kept of it."""
         self.name = name
         self.app = app
         self.watch = Watch() if app else None
-        self.known = catalogs.known(app) if app else None
+        self.known = known or (catalogs.known(app) if app else None)
         """What earlier runs had taught when the batch was opened."""
+        self.ranks: Mapping[str, float] = {}
+        """Operator -> how much of its row is still to come, see `operator_ranks`; what has more is served first."""
+        self.planned = False
+        """Whether the executor follows a plan of model switches that was made for it."""
         self.learnt: Catalog | None = None
         """What this batch alone taught, once it is closed."""
         self.keys = keys or RowKeys()

@@ -221,16 +221,21 @@ class Dispatcher:
     def _cost(self, flight: Flight, station: Station) -> float:
         return flight.uncached_units(station.sent.depth(flight.chain)) + flight.answer_units
 
+    def _unshared_tokens(self, flight: Flight) -> float:
+        return flight.uncached_units(len(flight.chain)) + flight.answer_units / self._decode_units
+
     def _place(self, flight: Flight, station: Station) -> None:
         """`station` is to serve `flight`; it is sent with the others that are placed now."""
         flight.load_units = self._cost(flight, station)
         station.load_units += flight.load_units
+        station.unshared_tokens += self._unshared_tokens(flight)
         station.sent.insert(flight.chain)
         _add(station.computing, flight.chain)
         station.placed.append(flight)
 
     def _unplace(self, flight: Flight, station: Station) -> None:
         _remove(station.computing, flight.chain)
+        station.unshared_tokens -= self._unshared_tokens(flight)
         station.load_units -= flight.load_units
 
     def _begin(self, station: Station) -> None:

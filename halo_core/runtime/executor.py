@@ -23,10 +23,12 @@ from halo_core.runtime.catalogs import remember
 from halo_core.runtime.current import not_ahead
 from halo_core.runtime.dispatch import Dispatcher
 from halo_core.runtime.flight import Flight, How, JournalKey, MergeKey, Waiter
+from halo_core.runtime.foresight import ranks, row_limit, switch_plan
 from halo_core.runtime.journal import Journal
 from halo_core.runtime.prefix import CHARS_PER_TOKEN, Prompt
 from halo_core.runtime.residency import Residency
 from halo_core.runtime.watch import Watch
+from halo_core.stats import Catalog
 
 DEFAULT_TARGET = 64
 """Calls to keep under way before any engine has told its capacity."""
@@ -69,13 +71,17 @@ class Executor:
         on_change: Callable[[Batch], None] | None = None,
         keep_reads: bool = True,
         app: str = "",
+        known: Catalog | None = None,
     ) -> Batch:
         """A new set of runs that share calls with each other.
 
         Without `keep_reads`, a tool's read serves only those who ask while it is under way (see `ToolMemo`). `app` is
-        the fingerprint under which the catalog keeps what the first rows teach.
+        the fingerprint under which the catalog keeps what the first rows teach; `known` stands for what it keeps now.
         """
-        batch = Batch(name, merge=merge, on_change=on_change, keys=self._shared_keys, keep_reads=keep_reads, app=app)
+        batch = Batch(
+            name, merge=merge, on_change=on_change, keys=self._shared_keys, keep_reads=keep_reads, app=app, known=known
+        )
+        batch.ranks = ranks(batch.known, self.pool)
         journal = journal or self._shared_journal
         if journal is not None:
             self._journals[batch.number] = journal
@@ -102,6 +108,8 @@ class Executor:
         if journal is not None and journal.failed is not None:
             batch.errors.append(str(journal.failed))
         batch.desk.close()
+        if batch.planned:
+            self.follow(None)
         self._mail.post(batch.memo.clear)
         if batch.watch is not None:
             self._remember(batch, batch.watch)
@@ -359,7 +367,7 @@ class Executor:
             call,
             key,
             journal_key,
-            (run.order, next(self._arrivals)),
+            (run.order, -run.batch.ranks.get(call.origin.operator, 0.0), next(self._arrivals)),
             prompt.chain,
             prompt.static_chunks if run.batch.stats.rows_active > 1 else 0,
             prompt.chars / CHARS_PER_TOKEN,
@@ -441,6 +449,17 @@ class Executor:
 
     def _busy(self) -> bool:
         return any(d.in_flight or d.backlog for d in self._dispatchers.values())
+
+    def foresee(self, batch: Batch, rows: int, distinct: Callable[[], int]) -> int | None:
+        """Plan for a batch of so many rows what its catalog lets plan; returns how many rows to run at a time at most.
+
+        `distinct` counts the different ones. Called before the first row begins, from any thread.
+        """
+        plan = switch_plan(batch.known, self.pool, rows, distinct)
+        if plan is not None:
+            self.follow(plan)
+            batch.planned = True
+        return row_limit(batch.known, self.pool)
 
     def follow(self, plan: SwitchPlan | None) -> None:
         """Load the pool's models as `plan` says, from now on; None ends the plan. Works from any thread.

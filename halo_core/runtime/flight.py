@@ -71,8 +71,9 @@ class Flight:
     key: MergeKey | None
     """None when the call must not be shared."""
     journal_key: JournalKey
-    order: tuple[int, int]
-    """(admission number of its run, arrival number): smaller is dispatched first, so that rows finish early."""
+    order: tuple[int, float, int]
+    """(admission number of its run, minus its rank, arrival number): smaller is dispatched first, so that rows finish
+    early, and in each row what the longest way is still to come behind."""
     chain: Chain = ()
     static_chunks: int = 0
     """Leading chunks that other rows of the batch are expected to share; 0 when there are no other rows."""

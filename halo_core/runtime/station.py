@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from halo_core.pool.engine import Engine
 from halo_core.pool.loop import now_s
 from halo_core.runtime.flight import Flight
-from halo_core.runtime.prefix import Chain, PrefixIndex
+from halo_core.runtime.prefix import CHUNK_TOKENS, Chain, PrefixIndex
 
 HEAD_START_S = 0.05
 """A request reaches the scheduler of its engine within this time."""
+KV_FILL = 0.9
+"""Share of an engine's KV that calls are given to fill: their lengths are estimates."""
 STEP_TOKENS = 2048
 """Prompt tokens that a step takes at least (the least default of vLLM's `max_num_batched_tokens`)."""
 
@@ -74,6 +76,8 @@ class Station:
     in_flight: set[Flight] = field(default_factory=set)
     queued: dict[Flight, float] = field(default_factory=dict)
     """Calls that it may not have begun with -> when they were sent, in order (the loop's time)."""
+    unshared_tokens: float = 0.0
+    """KV of those calls' prompts behind their last whole chunk, and of their expected answers."""
     load_units: float = 0.0
     """Outstanding work in prompt-token equivalents."""
     warming: dict[Chain, list[Flight]] = field(default_factory=dict)
@@ -124,7 +128,15 @@ class Station:
         return len(self.in_flight) + len(self.placed) + (sum(map(len, self.warming.values())) if self.warming else 0)
 
     @property
+    def kv_tokens(self) -> float:
+        """Tokens of KV that the calls it has will hold when they end, what they share counted once."""
+        return len(self.computing) * CHUNK_TOKENS + self.unshared_tokens
+
+    @property
     def free(self) -> bool:
         """Whether the engine takes another call now."""
-        slots = self.engine.capacity.slots
-        return self.engine.health.state == "ready" and self.calls < slots + slots // 8
+        capacity = self.engine.capacity
+        if self.engine.health.state != "ready" or self.calls >= capacity.slots + capacity.slots // 8:
+            return False
+        # Beyond its KV an engine only queues, or preempts: what it has decoded so far would be computed again.
+        return not capacity.kv_tokens or not self.calls or self.kv_tokens < KV_FILL * capacity.kv_tokens

@@ -15,7 +15,7 @@ from halo_core.simulate.workflow import Asked, RowSet, SeenBlocks, SimulatedRow
 from halo_core.stats import Catalog
 
 ROWS_AT_A_TIME = 256
-"""As in a real batch (`runtime.rows.WORKERS`)."""
+"""At least; as many as the engines decode calls at once, where that is more."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -114,7 +114,8 @@ async def _drive(
     loop = asyncio.get_running_loop()
     for group in {step.model for step in catalog.steps}:
         await executor.pool.start(group)
-    batch = executor.open_batch("simulation", merge=merge)
+    batch = executor.open_batch("simulation", merge=merge, known=catalog)
+    limit = executor.foresee(batch, len(rows), lambda: len(set(rows.contents)))
     begun_s = loop.time()
     ended: list[float] = []
     asked: list[Asked] = []
@@ -124,14 +125,15 @@ async def _drive(
     async def work() -> None:
         for row in waiting:
             run = executor.begin(batch, rows.contents[row.index])
-            await executor.admitted(run)
+            await executor.admitted(run, limit)
             await row.run(executor, run)
             executor.end(run)
             ended.append(loop.time() - begun_s)
             asked.extend(row.asked)
             on_row()
 
-    await asyncio.gather(*(work() for _ in range(min(len(rows), ROWS_AT_A_TIME))))
+    at_a_time = max(ROWS_AT_A_TIME, sum(engine.capacity.slots for engine in executor.pool.engines()))
+    await asyncio.gather(*(work() for _ in range(min(len(rows), at_a_time))))
     executor.close_batch(batch)
     return Simulation(
         len(rows),

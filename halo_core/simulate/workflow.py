@@ -14,7 +14,13 @@ from halo_core.runtime import Executor, Run
 from halo_core.simulate.filler import filler, shared_filler, uniform
 from halo_core.stats import Catalog, StepProfile
 
-_TEMPLATE_TOKENS = count_tokens(render({"messages": [{"role": r, "content": ""} for r in ("system", "user")]}))
+
+def _template_tokens(*roles: str) -> int:
+    """What the simulated chat template adds to messages of these roles."""
+    return count_tokens(render({"messages": [{"role": role, "content": ""} for role in roles]}))
+
+
+_BARE, _WITH_SYSTEM = _template_tokens("user"), _template_tokens("system", "user")
 
 
 @dataclass(slots=True, frozen=True)
@@ -129,7 +135,8 @@ class SimulatedRow:
         text = "".join(
             shared_filler(f"{self._scope(part.scope, identity)}/{part.key}", part.tokens) for part in step.parts
         )
-        own = max(length - _TEMPLATE_TOKENS - len(text) // CHARS_PER_TOKEN, 1)
+        template = _WITH_SYSTEM if step.system_tokens else _BARE
+        own = max(length - template - len(text) // CHARS_PER_TOKEN, 1)
         text += filler(f"{step.name}/{identity}", own)
         system = step.system_tokens * CHARS_PER_TOKEN
         head = [{"role": "system", "content": text[:system]}] if system else []

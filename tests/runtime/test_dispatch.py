@@ -286,7 +286,7 @@ async def test_rows_are_divided_evenly_and_stay_where_they_are(executor: Executo
 async def test_a_step_takes_calls_in_order_as_far_as_it_has_room(engine: ScriptedEngine) -> None:
     station = Station(engine, PrefixIndex(1000), PrefixIndex(1000))
     first, second, third = (
-        Flight(ask(name), None, ("", name, 0), (0, n), (name.encode(),), prompt_units=1500.0)
+        Flight(ask(name), None, ("", name, 0), (0, 0.0, n), (name.encode(),), prompt_units=1500.0)
         for n, name in enumerate("abc")
     )
     for flight in (first, second, third):

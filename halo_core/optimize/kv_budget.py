@@ -1,0 +1,37 @@
+"""How much KV the rows under way need, so that no conversation is evicted before its next turn."""
+
+from __future__ import annotations
+
+from halo_core.stats import Catalog, StepProfile
+
+HEADROOM = 0.9
+"""Share of an engine's KV that rows are planned to fill: lengths are means."""
+
+
+def row_kv_tokens(catalog: Catalog) -> float:
+    """Tokens of KV that one row holds at its fullest.
+
+    Steps of one depth are taken to run at a time; beside them a row keeps what a later step continues. What all rows
+    share is not counted.
+    """
+    depth: dict[str, int] = {}
+    for step in catalog.steps:
+        depth[step.name] = 1 + max((depth.get(name, 0) for name in step.after), default=0)
+    kept_until = {step.continues: depth[step.name] for step in catalog.steps if step.continues in depth}
+
+    def held(step: StepProfile, level: int) -> bool:
+        return depth[step.name] == level or depth[step.name] < level < kept_until.get(step.name, 0)
+
+    levels = range(1, max(depth.values(), default=0) + 1)
+    return max((sum(_own_tokens(s) for s in catalog.steps if held(s, level)) for level in levels), default=0.0)
+
+
+def rows_at_a_time(catalog: Catalog, kv_tokens: float) -> int:
+    """Rows whose KV fits into so many tokens on all engines together, at least one."""
+    each = row_kv_tokens(catalog)
+    return max(1, int(HEADROOM * kv_tokens / each)) if each else 1_000_000
+
+
+def _own_tokens(step: StepProfile) -> float:
+    shared = sum(part.tokens for part in step.parts if part.scope == "app")
+    return step.frequency * max(step.prompt_tokens.mean - shared + step.answer_tokens.mean, 0.0)

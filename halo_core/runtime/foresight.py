@@ -1,0 +1,70 @@
+"""What the catalog lets a batch decide before its first row: what to serve first, rows at a time, models to load."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from halo_core.errors import HaloError
+from halo_core.optimize.kv_budget import rows_at_a_time
+from halo_core.optimize.planning import plan_batch
+from halo_core.optimize.problem import Worker
+from halo_core.optimize.rank import operator_ranks
+from halo_core.optimize.switching import Phase, SwitchPlan
+from halo_core.pool.calibrate import remembered
+from halo_core.pool.layout import over_places
+from halo_core.pool.pool import EnginePool
+from halo_core.stats import Catalog, EngineCurve
+
+logger = logging.getLogger(__name__)
+
+PLAN_BUDGET_S = 1.0
+
+
+def ranks(catalog: Catalog | None, pool: EnginePool) -> dict[str, float]:
+    """Operator -> how much of its row is still to come: by the engines' curve, where they were measured."""
+    if catalog is None:
+        return {}
+    try:
+        curves = [pool.group(step.model).curve for step in catalog.steps]
+    except HaloError:
+        curves = []
+    return operator_ranks(catalog, next((curve for curve in curves if curve is not None), None))
+
+
+def row_limit(catalog: Catalog | None, pool: EnginePool) -> int | None:
+    """Rows whose KV fits into the running engines; None where that is not known, or models take turns."""
+    if catalog is None or pool.places is not None:
+        return None
+    try:
+        groups = [pool.group(model) for model in {step.model for step in catalog.steps}]
+    except HaloError:
+        return None
+    tokens = [engine.capacity.kv_tokens for group in groups for engine in group.ready]
+    return rows_at_a_time(catalog, sum(tokens)) if tokens and all(tokens) else None
+
+
+def switch_plan(catalog: Catalog | None, pool: EnginePool, rows: int, distinct: Callable[[], int]) -> SwitchPlan | None:
+    """Which place loads which model when, for a pool whose models take turns; None where too little is known."""
+    places = pool.places
+    if places is None or catalog is None or not {step.model for step in catalog.steps} <= places.specs.keys():
+        return None
+    specs = {spec.model: spec for spec in over_places(pool.config).engines}
+    curves: dict[str, EngineCurve] = {}
+    slots = kv_tokens = 0
+    for model in {step.model for step in catalog.steps}:
+        record = remembered([specs[model]])
+        if record is None:
+            logger.info("which models to load when is not planned: %r was never measured (halo calibrate)", model)
+            return None
+        load_s = places.load_s.get(model, record.curve.load_s)
+        curves[model] = record.curve.model_copy(update={"load_s": load_s})
+        slots, kv_tokens = record.slots, record.kv_tokens
+    workers = [Worker(f"place {place.index}", curves, place.model, slots, kv_tokens) for place in places.all]
+    plan = plan_batch(catalog, rows, distinct(), workers, budget_s=PLAN_BUDGET_S).switch_plan()
+    logger.info("models are loaded by plan: %s", "; ".join(_order(phases) for phases in plan.places))
+    return plan
+
+
+def _order(phases: Sequence[Phase]) -> str:
+    return " -> ".join(phase.model for phase in phases)
