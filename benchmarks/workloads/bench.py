@@ -15,6 +15,7 @@ from benchmarks.measure import RunRecord, ratio, report, write
 from benchmarks.trials import bar, command_for, console, show, systems_of
 from benchmarks.workloads.catalog import NAMES, TOOLED, opened, repeats
 from benchmarks.workloads.systems import SYSTEMS, Systems
+from halo_core.pool.kv_speed import kv_bytes_per_token
 
 
 def main(
@@ -33,6 +34,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Of the rows.")] = 0,
     layout: Annotated[str, typer.Option(help="ENGINESxCORES, auto (calibrated), or stub (answers at once).")] = "2x1",
     dtype: Annotated[str, typer.Option(help="Engine data type; answers are comparable in float32.")] = "float32",
+    kv_tokens: Annotated[int, typer.Option(help="Of KV that each engine has; 0 = as Halo gives it.")] = 0,
     max_concurrency: Annotated[
         str, typer.Option(help="B0's setting, `none` or a number, from an earlier sweep; swept when not given.")
     ] = "",
@@ -43,7 +45,7 @@ def main(
     if distinct not in ("paper", "all", "both"):
         raise typer.BadParameter("--distinct takes paper, all or both")
     systems = systems_of(against, tuple(SYSTEMS))
-    pool = shared.start(layout, dtype, out_of_the_box="B0d" in systems)
+    pool = shared.start(layout, dtype, out_of_the_box="B0d" in systems, kv_cache_gib=_kv_gib(kv_tokens, dtype))
     documents: dict[str, Any] = {}
     for name in names:
         with opened(name, latency_scale=latency_scale, scale=scale) as workload:
@@ -72,6 +74,7 @@ def main(
                     dtype=dtype,
                     distinct_rows=len({json.dumps(row, sort_keys=True) for row in rows}),
                     rows=rows_,
+                    **({"kv_tokens": kv_tokens} if kv_tokens else {}),
                     **({"latency_scale": latency_scale} if name in TOOLED else {"scale": scale}),
                 )
                 documents[f"{name}, {'every row distinct' if variant else 'rows as in the source'}"] = document
@@ -79,6 +82,11 @@ def main(
                 write(documents if len(documents) > 1 else document, json_)  # what is measured is not lost
     _show_mean(documents)
     pool.close()
+
+
+def _kv_gib(tokens: int, dtype: str) -> float | None:
+    """The memory of so much KV of the benchmarks' model; None for 0."""
+    return tokens * kv_bytes_per_token(shared.default_model_path(), dtype, ()) / 2**30 if tokens else None
 
 
 def _variants(name: str, distinct: str) -> list[bool]:

@@ -1,4 +1,4 @@
-"""How much KV the rows under way need, so that no conversation is evicted before its next turn."""
+"""How much KV the rows under way keep for their next turns, so that no conversation is evicted before it goes on."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from halo_core.stats import Catalog, StepProfile
 
 HEADROOM = 0.9
 """Share of an engine's KV that rows are planned to fill: lengths are means."""
+UNBOUNDED = 1_000_000
 
 
 def row_kv_tokens(catalog: Catalog) -> float:
-    """Tokens of KV that one row holds at its fullest.
+    """Tokens of KV that one row keeps at its fullest: conversations that a later step goes on with, and those steps.
 
-    Steps of one depth are taken to run at a time; beside them a row keeps what a later step continues. What all rows
-    share is not counted.
+    Steps of one depth are taken to run at a time. Calls that nothing goes on from can wait for each other, so they do
+    not count, and neither does what all rows share.
     """
     depth: dict[str, int] = {}
     for step in catalog.steps:
@@ -20,16 +21,18 @@ def row_kv_tokens(catalog: Catalog) -> float:
     kept_until = {step.continues: depth[step.name] for step in catalog.steps if step.continues in depth}
 
     def held(step: StepProfile, level: int) -> bool:
-        return depth[step.name] == level or depth[step.name] < level < kept_until.get(step.name, 0)
+        if depth[step.name] == level:
+            return step.name in kept_until or bool(step.continues)
+        return depth[step.name] < level < kept_until.get(step.name, 0)
 
     levels = range(1, max(depth.values(), default=0) + 1)
     return max((sum(_own_tokens(s) for s in catalog.steps if held(s, level)) for level in levels), default=0.0)
 
 
 def rows_at_a_time(catalog: Catalog, kv_tokens: float) -> int:
-    """Rows whose KV fits into so many tokens on all engines together, at least one."""
+    """Rows whose conversations fit into so many tokens on all engines together, at least one."""
     each = row_kv_tokens(catalog)
-    return max(1, int(HEADROOM * kv_tokens / each)) if each else 1_000_000
+    return max(1, int(HEADROOM * kv_tokens / each)) if each else UNBOUNDED
 
 
 def _own_tokens(step: StepProfile) -> float:

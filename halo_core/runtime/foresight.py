@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from halo_core.errors import HaloError
+from halo_core.optimize.fewest_loads import fewest_loads
 from halo_core.optimize.kv_budget import rows_at_a_time
 from halo_core.optimize.planning import plan_batch
 from halo_core.optimize.problem import Worker
@@ -60,8 +61,11 @@ def switch_plan(catalog: Catalog | None, pool: EnginePool, rows: int, distinct: 
         load_s = places.load_s.get(model, record.curve.load_s)
         curves[model] = record.curve.model_copy(update={"load_s": load_s})
         slots, kv_tokens = record.slots, record.kv_tokens
-    workers = [Worker(f"place {place.index}", curves, place.model, slots, kv_tokens) for place in places.all]
-    plan = plan_batch(catalog, rows, distinct(), workers, budget_s=PLAN_BUDGET_S).switch_plan()
+    loaded = [place.model for place in places.all]
+    plan = fewest_loads(catalog, rows, loaded, {model: curve.load_s for model, curve in curves.items()})
+    if plan is None:  # too many orders to try: what is shortest has few loads too
+        workers = [Worker(f"place {i}", curves, model, slots, kv_tokens) for i, model in enumerate(loaded)]
+        plan = plan_batch(catalog, rows, distinct(), workers, budget_s=PLAN_BUDGET_S).switch_plan()
     logger.info("models are loaded by plan: %s", "; ".join(_order(phases) for phases in plan.places))
     return plan
 

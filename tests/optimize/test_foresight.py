@@ -38,12 +38,15 @@ def test_an_operators_rank_is_that_of_its_first_call() -> None:
 
 
 def test_a_row_holds_what_runs_at_a_time_and_what_is_gone_on_with() -> None:
-    debate = (step("x"), step("y"), step("x2", "x", "y", prompt=200, continues="x"), step("y2", "x", "y", prompt=200))
+    x2, y2 = (step(f"{name}2", "x", "y", prompt=200, continues=name) for name in "xy")
+    debate = (step("x"), step("y"), x2, y2)
     assert row_kv_tokens(Catalog(app="x", steps=debate)) == 2 * 210
     late = (step("x", prompt=1000), step("y", "x"), step("z", "y", continues="x"))
-    assert row_kv_tokens(Catalog(app="x", steps=late)) == 1010 + 110  # while y runs, x is kept for z
+    assert row_kv_tokens(Catalog(app="x", steps=late)) == 1010  # while y runs, x is kept for z
     role = (SharedPart(scope="app", key="role", tokens=90),)
-    assert row_kv_tokens(Catalog(app="x", steps=(step("x", parts=role),))) == 20
+    chat = (step("x", parts=role), step("y", "x", parts=role, prompt=130, continues="x"))
+    assert row_kv_tokens(Catalog(app="x", steps=chat)) == 50
+    assert rows_at_a_time(Catalog(app="x", steps=(step("x"), step("y", "x"))), 10) > 1000  # nothing is gone on with
     assert rows_at_a_time(Catalog(app="x", steps=debate), 8000) == 17
     assert rows_at_a_time(Catalog(app="x", steps=debate), 10) == 1
 
