@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import sqrt
 from typing import Any
 
 from halo_core.errors import HaloError
@@ -110,9 +111,9 @@ def _planned(catalog: Catalog, rows: RowSet, fleet: Fleet) -> PlannedBatch:
 
 
 def _set_right(fleet: Fleet, catalog: Catalog) -> Fleet:
-    """The engines as fast as they were in the app's last run: machines drift, and its own code takes part of them.
+    """The engines half-way (geometrically) between calibrated and as fast as they were in the app's last run.
 
-    Nothing is changed where that run did not keep the engines busy, or was too far from what was calibrated to trust.
+    Machines drift, and an app's own code takes part of them; but one run tells no more than one calibration. Nothing is changed where that run did not keep the engines busy, or was too far from what was calibrated to trust.
     """
     last = catalog.last
     if last is None:
@@ -121,7 +122,7 @@ def _set_right(fleet: Fleet, catalog: Catalog) -> Fleet:
     pace = last.wall_s / again.makespan_s if again.makespan_s else 1.0
     if again.busy_share < BUSY or not 1 / FURTHEST <= pace <= FURTHEST:
         return fleet
-    return fleet.scaled(pace)
+    return fleet.scaled(sqrt(pace))
 
 
 def _first(rows: RowSet, count: int) -> RowSet:
