@@ -113,7 +113,8 @@ def _planned(catalog: Catalog, rows: RowSet, fleet: Fleet) -> PlannedBatch:
 def _set_right(fleet: Fleet, catalog: Catalog) -> Fleet:
     """The engines half-way (geometrically) between calibrated and as fast as they were in the app's last run.
 
-    Machines drift, and an app's own code takes part of them; but one run tells no more than one calibration. Nothing is changed where that run did not keep the engines busy, or was too far from what was calibrated to trust.
+    Machines drift, and an app's own code takes part of them; but one run tells no more than one calibration. Nothing is
+    changed where that run did not keep the engines busy, or was too far from what was calibrated to trust.
     """
     last = catalog.last
     if last is None:
