@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import itertools
+import logging
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
@@ -33,7 +34,12 @@ from halo_core.stats import Catalog
 DEFAULT_TARGET = 64
 """Calls to keep under way before any engine has told its capacity."""
 
+LEARN_WITHIN_S = 5.0
+"""A pool that is being closed may never answer."""
+
 _END = b""
+
+logger = logging.getLogger(__name__)
 
 
 class Executor:
@@ -115,14 +121,17 @@ class Executor:
             self._remember(batch, batch.watch)
 
     def _remember(self, batch: Batch, watch: Watch) -> None:
-        """Add what the batch has seen to the catalog."""
-        if self.pool.thread.is_current:
+        """Add what the batch has seen to the catalog; whatever goes wrong with that, the batch has its results."""
+        try:
+            if not self.pool.thread.is_current:
+                seen: concurrent.futures.Future[None] = concurrent.futures.Future()
+                self._mail.post(seen.set_result, None)  # behind all that the batch's runs have posted
+                seen.result(timeout=LEARN_WITHIN_S)
             remember(batch, watch.observed(batch.stats))
-            return
-        seen: concurrent.futures.Future[None] = concurrent.futures.Future()
-        self._mail.post(seen.set_result, None)  # behind all that the batch's runs have posted
-        seen.result()
-        remember(batch, watch.observed(batch.stats))
+        except (TimeoutError, RuntimeError):
+            logger.debug("the pool was closed before batch %r could be learnt from", batch.name)
+        except Exception:
+            logger.exception("nothing was learnt of batch %r; its results are not affected", batch.name)
 
     def ambient(self, *, pin: bool = False) -> Batch:
         """The batch of runs that apps start by themselves; it lives while any of them is active.
@@ -455,10 +464,13 @@ class Executor:
 
         `distinct` counts the different ones. Called before the first row begins, from any thread.
         """
-        plan = switch_plan(batch.known, self.pool, rows, distinct)
-        if plan is not None:
-            self.follow(plan)
-            batch.planned = True
+        try:
+            plan = switch_plan(batch.known, self.pool, rows, distinct)
+            if plan is not None:
+                self.follow(plan)
+                batch.planned = True
+        except HaloError as error:
+            logger.warning("which models to load when is not planned for batch %r: %s", batch.name, error)
         return row_limit(batch.known, self.pool)
 
     def follow(self, plan: SwitchPlan | None) -> None:
