@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise, permutations
 from math import gcd
+from statistics import median_low
 
 from halo_core.stats.catalog import SharedPart
 from halo_core.stats.observed import ObservedCall, ObservedRow
@@ -77,9 +78,14 @@ class Prompts:
         Characters tell tokens only on average; the blocks that were found in a cache tell them to within a block. Where
         a cache had far less, the prompts never met there, and where it had far more, it was not cold.
         """
-        found = max((calls[step].cached_tokens for _, calls in self._all if step in calls), default=0)
+        cached = [calls[step].cached_tokens for _, calls in self._all if step in calls and calls[step].cached_tokens]
+        if not cached:
+            return parts
+        # What all rows share is hit by most calls; what some rows share, by the luckiest.
+        everywhere = all(part.scope == "app" for part in parts)
+        found = median_low(cached) if everywhere else max(cached)
         guessed = sum(part.tokens for part in parts)
-        if not found or self.continues(step) or not TRUSTED[0] <= found / max(guessed, 1) <= TRUSTED[1]:
+        if self.continues(step) or not TRUSTED[0] <= found / max(guessed, 1) <= TRUSTED[1]:
             return parts
         block = self._block_tokens
         if found <= guessed - block // 4 and guessed + block // 4 < found + block:
