@@ -45,7 +45,8 @@ def main(
     if distinct not in ("paper", "all", "both"):
         raise typer.BadParameter("--distinct takes paper, all or both")
     systems = systems_of(against, tuple(SYSTEMS))
-    pool = shared.start(layout, dtype, out_of_the_box="B0d" in systems, kv_cache_gib=_kv_gib(kv_tokens, dtype))
+    small = {"kv_cache_gib": _kv_gib(kv_tokens, dtype), "max_model_len": kv_tokens // 2} if kv_tokens else {}
+    pool = shared.start(layout, dtype, out_of_the_box="B0d" in systems, **small)
     documents: dict[str, Any] = {}
     for name in names:
         with opened(name, latency_scale=latency_scale, scale=scale) as workload:
@@ -84,9 +85,9 @@ def main(
     pool.close()
 
 
-def _kv_gib(tokens: int, dtype: str) -> float | None:
-    """The memory of so much KV of the benchmarks' model; None for 0."""
-    return tokens * kv_bytes_per_token(shared.default_model_path(), dtype, ()) / 2**30 if tokens else None
+def _kv_gib(tokens: int, dtype: str) -> float:
+    """The memory of so much KV of the benchmarks' model."""
+    return tokens * kv_bytes_per_token(shared.default_model_path(), dtype) / 2**30
 
 
 def _variants(name: str, distinct: str) -> list[bool]:
