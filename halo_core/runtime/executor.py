@@ -24,7 +24,7 @@ from halo_core.runtime.catalogs import remember
 from halo_core.runtime.current import not_ahead
 from halo_core.runtime.dispatch import Dispatcher
 from halo_core.runtime.flight import Flight, How, JournalKey, MergeKey, Waiter
-from halo_core.runtime.foresight import ranks, row_limit, switch_plan
+from halo_core.runtime.foresight import ranks, switch_plan
 from halo_core.runtime.journal import Journal
 from halo_core.runtime.prefix import CHARS_PER_TOKEN, Prompt
 from halo_core.runtime.residency import Residency
@@ -459,8 +459,8 @@ class Executor:
     def _busy(self) -> bool:
         return any(d.in_flight or d.backlog for d in self._dispatchers.values())
 
-    def foresee(self, batch: Batch, rows: int, distinct: Callable[[], int]) -> int | None:
-        """Plan for a batch of so many rows what its catalog lets plan; returns how many rows to run at a time at most.
+    def foresee(self, batch: Batch, rows: int, distinct: Callable[[], int]) -> None:
+        """Plan for a batch of so many rows what its catalog lets plan: which models to load when they take turns.
 
         `distinct` counts the different ones. Called before the first row begins, from any thread.
         """
@@ -471,7 +471,6 @@ class Executor:
                 batch.planned = True
         except HaloError as error:
             logger.warning("which models to load when is not planned for batch %r: %s", batch.name, error)
-        return row_limit(batch.known, self.pool)
 
     def follow(self, plan: SwitchPlan | None) -> None:
         """Load the pool's models as `plan` says, from now on; None ends the plan. Works from any thread.

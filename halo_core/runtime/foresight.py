@@ -1,4 +1,4 @@
-"""What the catalog lets a batch decide before its first row: what to serve first, rows at a time, models to load."""
+"""What the catalog lets a batch decide before its first row: what to serve first, and which models to load when."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 
 from halo_core.errors import HaloError
 from halo_core.optimize.fewest_loads import fewest_loads
-from halo_core.optimize.kv_budget import rows_at_a_time
 from halo_core.optimize.planning import plan_batch
 from halo_core.optimize.problem import Worker
 from halo_core.optimize.rank import operator_ranks
@@ -31,18 +30,6 @@ def ranks(catalog: Catalog | None, pool: EnginePool) -> dict[str, float]:
     except HaloError:
         curves = []
     return operator_ranks(catalog, next((curve for curve in curves if curve is not None), None))
-
-
-def row_limit(catalog: Catalog | None, pool: EnginePool) -> int | None:
-    """Rows whose KV fits into the running engines; None where that is not known, or models take turns."""
-    if catalog is None or pool.places is not None:
-        return None
-    try:
-        groups = [pool.group(model) for model in {step.model for step in catalog.steps}]
-    except HaloError:
-        return None
-    tokens = [engine.capacity.kv_tokens for group in groups for engine in group.ready]
-    return rows_at_a_time(catalog, sum(tokens)) if tokens and all(tokens) else None
 
 
 def switch_plan(catalog: Catalog | None, pool: EnginePool, rows: int, distinct: Callable[[], int]) -> SwitchPlan | None:

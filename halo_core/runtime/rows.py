@@ -90,8 +90,8 @@ class Rows:
         """One entry per row, in input order: the result, the exception, or `MISSING`."""
         self._content = content
         self._keys = keys
-        foreseen = self.executor.foresee(batch, count, lambda: len({content(i) for i in range(count)}))
-        self._limit = min((bound for bound in (limit, foreseen) if bound is not None), default=None)
+        self.executor.foresee(batch, count, lambda: len({content(i) for i in range(count)}))
+        self._limit = limit
         self._fields = fields
         self._next = iter(range(count))
         self._lock = threading.Lock()

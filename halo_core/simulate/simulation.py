@@ -115,7 +115,7 @@ async def _drive(
     for group in {step.model for step in catalog.steps}:
         await executor.pool.start(group)
     batch = executor.open_batch("simulation", merge=merge, known=catalog)
-    limit = executor.foresee(batch, len(rows), lambda: len(set(rows.contents)))
+    executor.foresee(batch, len(rows), lambda: len(set(rows.contents)))
     begun_s = loop.time()
     ended: list[float] = []
     asked: list[Asked] = []
@@ -125,7 +125,7 @@ async def _drive(
     async def work() -> None:
         for row in waiting:
             run = executor.begin(batch, rows.contents[row.index])
-            await executor.admitted(run, limit)
+            await executor.admitted(run)
             await row.run(executor, run)
             executor.end(run)
             ended.append(loop.time() - begun_s)

@@ -1,15 +1,14 @@
-"""What the catalog lets the planner know: ranks, KV of a row, bundles of rows as tasks."""
+"""What the catalog lets the planner know: ranks, and bundles of rows as tasks."""
 
 from __future__ import annotations
 
 import pytest
 
-from halo_core.optimize.kv_budget import row_kv_tokens, rows_at_a_time
 from halo_core.optimize.planning import plan_batch
 from halo_core.optimize.problem import Worker
 from halo_core.optimize.rank import operator_ranks, upward_ranks
 from halo_core.optimize.schedule import check
-from halo_core.stats import Catalog, DecodePoint, Distribution, EngineCurve, SharedPart, StepProfile
+from halo_core.stats import Catalog, DecodePoint, Distribution, EngineCurve, StepProfile
 
 CURVE = EngineCurve(
     prefill_step_s=0.0, prefill_token_s=0.01, attention_pair_s=0.0, decode=(DecodePoint(batch=1, step_s=1.0),), load_s=5
@@ -35,20 +34,6 @@ def test_a_rank_is_the_longest_way_to_the_end() -> None:
 def test_an_operators_rank_is_that_of_its_first_call() -> None:
     catalog = Catalog(app="x", steps=(step("a"), step("a", "a", turn=1)))
     assert operator_ranks(catalog) == {"a": 220}
-
-
-def test_a_row_holds_what_runs_at_a_time_and_what_is_gone_on_with() -> None:
-    x2, y2 = (step(f"{name}2", "x", "y", prompt=200, continues=name) for name in "xy")
-    debate = (step("x"), step("y"), x2, y2)
-    assert row_kv_tokens(Catalog(app="x", steps=debate)) == 2 * 210
-    late = (step("x", prompt=1000), step("y", "x"), step("z", "y", continues="x"))
-    assert row_kv_tokens(Catalog(app="x", steps=late)) == 1010  # while y runs, x is kept for z
-    role = (SharedPart(scope="app", key="role", tokens=90),)
-    chat = (step("x", parts=role), step("y", "x", parts=role, prompt=130, continues="x"))
-    assert row_kv_tokens(Catalog(app="x", steps=chat)) == 50
-    assert rows_at_a_time(Catalog(app="x", steps=(step("x"), step("y", "x"))), 10) > 1000  # nothing is gone on with
-    assert rows_at_a_time(Catalog(app="x", steps=debate), 8000) == 17
-    assert rows_at_a_time(Catalog(app="x", steps=debate), 10) == 1
 
 
 def test_bundles_of_rows_become_tasks_and_a_checked_schedule() -> None:

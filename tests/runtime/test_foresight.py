@@ -1,4 +1,4 @@
-"""A batch whose app is known loads models by plan, as few times as can be, and lets in the rows that fit."""
+"""A batch whose app is known loads models by plan, as few times as can be."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 from halo_core.optimize.switching import SwitchPlan
 from halo_core.pool import EnginePool
 from halo_core.pool.places import Places
-from halo_core.pool.simulated import SimulatedEngine
 from halo_core.runtime import Executor, foresight
 from halo_core.stats import Catalog, DecodePoint, Distribution, EngineCurve, StepProfile
 from tests.runtime.places import LOAD_S, Step, fewest_loads, placed_pool, plain, run_rows
@@ -72,25 +71,9 @@ def test_a_model_that_was_never_measured_leaves_it_to_the_places(
     monkeypatch.setattr(foresight, "remembered", lambda specs: None)
     executor = Executor(pool)
     batch = executor.open_batch("known", known=catalog(FAN))
-    assert executor.foresee(batch, 12, lambda: 12) is None
+    executor.foresee(batch, 12, lambda: 12)
     assert not batch.planned
     assert run_rows(executor, FAN, 12).answers == plain(FAN, 12)
-
-
-async def test_rows_are_bounded_by_the_kv_of_running_engines() -> None:
-    pool = EnginePool()
-    try:
-        for n in range(2):
-            engine = SimulatedEngine(f"m#{n}", "m", kv_tokens=1600, clock="zero")
-            pool.add(engine)
-            pool.thread.run(engine.start())
-        chat = catalog([Step("ask", "m"), Step("again", "m", ("ask",))])
-        talk = chat.model_copy(update={"steps": (chat.steps[0], chat.steps[1].model_copy(update={"continues": "ask"}))})
-        assert foresight.row_limit(talk, pool) == int(0.9 * 3200 / 38)
-        assert foresight.row_limit(None, pool) is None
-        assert foresight.row_limit(catalog([Step("ask", "unknown")]), pool) is None
-    finally:
-        pool.close()
 
 
 def test_what_has_the_longest_way_to_go_is_served_first() -> None:
