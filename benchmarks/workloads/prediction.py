@@ -24,7 +24,6 @@ from benchmarks.workloads.systems import Systems
 from halo_core.explain import Comparison, predict
 from halo_core.runtime import Batch, catalogs
 from halo_core.simulate import RowSet
-from halo_core.stats import row_fields
 
 
 def main(
@@ -88,9 +87,7 @@ class _Predicted(Systems):
             self._run(profile[:2])
         self._run(profile)
         before = catalogs.known(self.app.halo.fingerprint(self.app))
-        predicted = predict(
-            self.app.halo.fingerprint(self.app), RowSet([str(row) for row in rows], [row_fields(row) for row in rows])
-        )
+        predicted = predict(self.app.halo.fingerprint(self.app), RowSet.of(rows, str))
         batches = [self._run(rows) for _ in range(trials)]
         walls = [batch.stats.wall_s for batch in batches]
         last = batches[-1]

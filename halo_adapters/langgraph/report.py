@@ -14,7 +14,6 @@ from halo_core.errors import HaloError, LiftError
 from halo_core.explain import analyze, destination, findings, forecast, table
 from halo_core.plan import Plan
 from halo_core.simulate import RowSet
-from halo_core.stats import row_fields
 
 if TYPE_CHECKING:
     from halo_adapters.langgraph.app import App
@@ -45,7 +44,7 @@ def explain(handle: App, app: Any, rows: Sequence[Any] | None, cost_per_gpu_hour
 
 
 def _forecast(handle: App, app: Any, plan: Plan, rows: Sequence[Any], cost_per_gpu_hour: float | None) -> list[str]:
-    rowset = RowSet([row_content(row) for row in rows], [row_fields(row) for row in rows])
+    rowset = RowSet.of(rows, row_content)
     return forecast(plan, rows, rowset, app=handle.fingerprint(app), cost_per_gpu_hour=cost_per_gpu_hour)
 
 

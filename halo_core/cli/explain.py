@@ -21,7 +21,6 @@ from halo_core.plan import Plan
 from halo_core.pool import get_pool
 from halo_core.runtime import row_keys
 from halo_core.simulate import RowSet
-from halo_core.stats import row_fields
 
 EXAMPLES = """Examples:
 
@@ -96,8 +95,7 @@ def _plan(adapter: Adapter, app: Any, target: str) -> Plan:
 
 
 def _forecast(adapter: Adapter, app: Any, target: str, rows: Rows) -> Forecast:
-    contents = [adapter.row_content(row) for row in rows.values]
-    rowset = RowSet(contents, [row_fields(row) for row in rows.values])
+    rowset = RowSet.of(rows.values, adapter.row_content)
     return Forecast.of(_plan(adapter, app, target), adapter.plan_rows(rows.values), rowset, adapter.fingerprint(app))
 
 

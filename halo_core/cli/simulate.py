@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from rich.progress import Progress
 from rich.table import Table
 
+from halo_core.cli.adapter import Adapter
 from halo_core.cli.console import err, out
 from halo_core.cli.options import Config, Models, Target, configured_pool
 from halo_core.cli.rows import read_rows
@@ -21,7 +22,7 @@ from halo_core.errors import ConfigError
 from halo_core.pool import get_pool
 from halo_core.runtime import catalogs
 from halo_core.simulate import Fleet, RowSet, SimulatedGroup, Simulation, fleet_of, group_of, simulate
-from halo_core.stats import CalibrationRecord, Catalog, EngineCurve, row_fields
+from halo_core.stats import CalibrationRecord, Catalog, EngineCurve
 
 EXAMPLES = """Examples:
 
@@ -91,11 +92,10 @@ def simulate_command(
         _show(document, simulation)
 
 
-def _rowset(adapter: Any, rows: int | None, input: Path | None) -> RowSet:
+def _rowset(adapter: Adapter, rows: int | None, input: Path | None) -> RowSet:
     if input is None:
         return RowSet.distinct(rows or 0)
-    values = read_rows(input).values
-    return RowSet([adapter.row_content(row) for row in values], [row_fields(row) for row in values])
+    return RowSet.of(read_rows(input).values, adapter.row_content)
 
 
 def _fleet(catalog: Catalog, engines: int | None, file: Path | None) -> Fleet:
@@ -126,7 +126,7 @@ def _read_group(file: Path, model: str, engines: int | None) -> SimulatedGroup:
 
 
 def _document(simulation: Simulation, fleet: Fleet, price: float | None, spent_s: float) -> dict[str, Any]:
-    hours = fleet.engines * simulation.makespan_s / 3600
+    hours = fleet.gpu_hours(simulation.makespan_s)
     return {
         "rows": simulation.rows,
         "engines": fleet.engines,

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from halo_core.errors import HaloError
-from halo_core.explain.prediction import Prediction, predict
+from halo_core.explain.prediction import OperatorPrediction, Prediction, operators, predict
 from halo_core.explain.tables import table
 from halo_core.pool import EnginePool
 from halo_core.runtime import Batch, OperatorStats, Span
-from halo_core.simulate import RowSet, StepForecast
+from halo_core.simulate import RowSet
 
 SHOWN = 3
 NEGLIGIBLE = 0.005
@@ -58,27 +58,23 @@ class Comparison:
         decode_token_s = curve.decode_step_s(slots) / slots
         stats = self.batch.stats
         called_s = sum(span.total_s for span in stats.spans.values())
+        predicted_of = operators(self.prediction)
         for operator, actual in sorted(stats.operators.items()):
             span = stats.spans.get(operator, Span())
-            expected = _Expected(self.prediction.of(operator), self.prediction.factor)
+            expected = predicted_of.get(operator, OperatorPrediction())
             quantities = (
                 ("calls made", expected.executed, actual.executed, 0.0),
-                ("prompt tokens computed", expected.computed, actual.computed_tokens, curve.prefill_token_s / engines),
-                ("tokens generated", expected.generated, actual.generated_tokens, decode_token_s / engines),
+                (
+                    "prompt tokens computed",
+                    expected.computed_tokens,
+                    actual.computed_tokens,
+                    curve.prefill_token_s / engines,
+                ),
+                ("tokens generated", expected.generated_tokens, actual.generated_tokens, decode_token_s / engines),
                 ("seconds a call", expected.mean_s, span.mean_s, span.calls * stats.wall_s / (called_s or 1.0)),
             )
             for what, predicted, was, unit_s in quantities:
                 yield PredictionError(operator, what, predicted, was, (was - predicted) * unit_s)
-
-
-class _Expected:
-    def __init__(self, steps: list[StepForecast], factor: float) -> None:
-        calls = sum(step.calls for step in steps)
-        self.executed = sum(step.executed for step in steps) * factor
-        self.computed = sum(step.prompt_tokens - step.cached_tokens for step in steps) * factor
-        self.generated = sum(step.generated_tokens for step in steps) * factor
-        self.mean_s = sum(step.mean_s * step.calls for step in steps) / calls if calls else 0.0
-        self.last_s = max((step.last_s for step in steps), default=0.0)
 
 
 def compare(batch: Batch, pool: EnginePool) -> Comparison:
@@ -101,8 +97,9 @@ def comparison(batch: Batch, pool: EnginePool) -> list[str]:
     wall_s, predicted_s = batch.stats.wall_s, found.prediction.makespan_s
     source = "what earlier runs taught" if batch.known is not None else "what its own first rows taught"
     lines = [f"predicted {predicted_s:.2f} s from {source}, took {wall_s:.2f} s ({100 * found.error:+.0f} %)"]
+    predicted_of = operators(found.prediction)
     rows = [
-        _row(name, _Expected(found.prediction.of(name), found.prediction.factor), stats, batch.stats.spans.get(name))
+        _row(name, predicted_of.get(name, OperatorPrediction()), stats, batch.stats.spans.get(name, Span()))
         for name, stats in sorted(batch.stats.operators.items())
     ]
     headers = ("predicted/actual", "calls made", "computed", "generated", "s a call", "ends at s")
@@ -111,13 +108,12 @@ def comparison(batch: Batch, pool: EnginePool) -> list[str]:
     return [*lines, *(["largest errors:", *(f"  {error}" for error in errors)] if errors else [])]
 
 
-def _row(name: str, expected: _Expected, actual: OperatorStats, span: Span | None) -> tuple[str, ...]:
-    span = span or Span()
+def _row(name: str, expected: OperatorPrediction, actual: OperatorStats, span: Span) -> tuple[str, ...]:
     return (
         name,
-        f"{expected.executed:,.0f}/{actual.executed:,}",
-        f"{expected.computed:,.0f}/{actual.computed_tokens:,}",
-        f"{expected.generated:,.0f}/{actual.generated_tokens:,}",
+        f"{expected.executed:,}/{actual.executed:,}",
+        f"{expected.computed_tokens:,}/{actual.computed_tokens:,}",
+        f"{expected.generated_tokens:,}/{actual.generated_tokens:,}",
         f"{expected.mean_s:.2f}/{span.mean_s:.2f}",
-        f"{expected.last_s:.1f}/{span.last_s:.1f}",
+        f"{expected.end_s:.1f}/{span.last_s:.1f}",
     )

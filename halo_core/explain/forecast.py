@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from halo_core.errors import HaloError
 from halo_core.explain import prediction
 from halo_core.explain.findings import findings
-from halo_core.explain.prediction import Prediction, predict
+from halo_core.explain.prediction import OperatorPrediction, Prediction, predict
 from halo_core.explain.tables import Cells, plan_tree, render, table
 from halo_core.plan import InstanceCount, LLMOperator, OpaqueStep, Operator, Plan, consolidate
 from halo_core.simulate import RowSet
@@ -24,6 +24,8 @@ class Forecast:
     distinct: int
     counts: tuple[InstanceCount, ...]
     prediction: Prediction | None
+    operators: Mapping[str, OperatorPrediction]
+    """What is expected of each operator that calls models; empty where there is no prediction."""
     missing: str
     """Why there is no prediction; empty where there is one."""
 
@@ -38,11 +40,17 @@ class Forecast:
             found = predict(app, rowset)
         except HaloError as error:
             missing = str(error)
-        return cls(plan, len(rows), len(set(rowset.contents)), counts, found, missing)
+        operators = prediction.operators(found) if found is not None else {}
+        return cls(plan, len(rows), len(set(rowset.contents)), counts, found, operators, missing)
+
+    def summary(self, cost_per_gpu_hour: float | None = None) -> list[str]:
+        """The prediction in words, or why there is none."""
+        if self.prediction is None:
+            return [f"no prediction: {self.missing}"]
+        return prediction.summary(self.prediction, cost_per_gpu_hour)
 
     def lines(self, cost_per_gpu_hour: float | None = None) -> list[str]:
         """The forecast as text: the plan's tree with a row of figures for each operator, and what they come to."""
-        predicted = prediction.operators(self.prediction) if self.prediction is not None else {}
         empty: Cells = [""] * len(prediction.HEADERS)
         cells: dict[str, Cells] = {}
         notes: dict[str, str] = {}
@@ -52,14 +60,13 @@ class Forecast:
             calls += count.instances * each
             distinct_calls += count.classes * each
             own = (count.instances, count.classes, count.instances * each, count.classes * each)
-            known = predicted.get(count.operator)
+            known = self.operators.get(count.operator)
             more = () if self.prediction is None else prediction.cells(known) if known is not None else empty
             cells[count.operator] = (*own, *more)
             notes[count.operator] = count.unmerged if each else ""
         again = ", each loop and fan-out counted once" if _repeats(self.plan) else ""
         more_headers = prediction.HEADERS if self.prediction is not None else ()
         headers = ("rows", "distinct", "calls", "to make", *more_headers)
-        told = f"no prediction: {self.missing}"
         return [
             *render(headers, [plan_tree(self.plan, cells, notes)]),
             "",
@@ -68,12 +75,11 @@ class Forecast:
             f"are called once each{again})",
             *_prefixes(self.plan, self.rows),
             *findings(self.plan),
-            *(prediction.summary(self.prediction, cost_per_gpu_hour) if self.prediction is not None else [told]),
+            *self.summary(cost_per_gpu_hour),
         ]
 
     def document(self, cost_per_gpu_hour: float | None = None) -> dict[str, Any]:
         """The forecast as plain data for JSON; times in seconds, shares between 0 and 1."""
-        predicted = prediction.operators(self.prediction) if self.prediction is not None else {}
         return {
             "plan": self.plan.model_dump(mode="json"),
             "rows": self.rows,
@@ -84,7 +90,7 @@ class Forecast:
                     "instances": count.instances,
                     "merged_instances": count.merged,
                     "not_merged_because": count.unmerged,
-                    "predicted": asdict(predicted[count.operator]) if count.operator in predicted else None,
+                    "predicted": asdict(self.operators[count.operator]) if count.operator in self.operators else None,
                 }
                 for count in self.counts
             ],

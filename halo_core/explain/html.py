@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from html import escape
 
-from halo_core.explain import prediction
 from halo_core.explain.forecast import Forecast
 from halo_core.explain.prediction import OperatorPrediction
 
@@ -22,18 +21,12 @@ _HEADERS = ("operator", "instances", "merged", "to make", "tokens in", "out", "c
 
 def page(forecast: Forecast, cost_per_gpu_hour: float | None = None) -> str:
     """One self-contained page."""
-    predicted = prediction.operators(forecast.prediction) if forecast.prediction is not None else {}
     end_s = forecast.prediction.makespan_s if forecast.prediction is not None else 0.0
     rows = [
-        _row(count.operator, count.instances, count.merged, predicted.get(count.operator), end_s)
+        _row(count.operator, count.instances, count.merged, forecast.operators.get(count.operator), end_s)
         for count in forecast.counts
     ]
     head = "".join(f"<th>{title}</th>" for title in _HEADERS)
-    told = (
-        prediction.summary(forecast.prediction, cost_per_gpu_hour)
-        if forecast.prediction is not None
-        else [f"no prediction: {forecast.missing}"]
-    )
     name = escape(forecast.plan.name)
     return "\n".join(
         [
@@ -41,7 +34,7 @@ def page(forecast: Forecast, cost_per_gpu_hour: float | None = None) -> str:
             f"<style>{_STYLE}</style></head><body>",
             f"<h1>{name}</h1>",
             f"<p>{forecast.rows:,} rows, {forecast.distinct:,} of them distinct.</p>",
-            *(f"<p>{escape(line.strip())}</p>" for line in told),
+            *(f"<p>{escape(line.strip())}</p>" for line in forecast.summary(cost_per_gpu_hour)),
             f"<table><thead><tr>{head}</tr></thead><tbody>",
             *rows,
             "</tbody></table>",
@@ -63,12 +56,9 @@ def _row(name: str, instances: int, merged: int, predicted: OperatorPrediction |
             f"{100 * predicted.ceiling_share:.0f} %",
             f"{100 * predicted.cost_share:.0f} %",
         ]
-        start, width = (100 * seconds / (end_s or 1.0) for seconds in _span(predicted))
+        span_s = (predicted.start_s, predicted.end_s - predicted.start_s)
+        start, width = (100 * seconds / (end_s or 1.0) for seconds in span_s)
         when = f"{predicted.start_s:.1f} s to {predicted.end_s:.1f} s"
         bar = f'<div class="bar" style="margin-left:{start:.1f}%;width:{width:.1f}%" title="{when}"></div>'
     cells += [""] * (len(_HEADERS) - 1 - len(cells))
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + f'<td class="when">{bar}</td></tr>'
-
-
-def _span(predicted: OperatorPrediction) -> tuple[float, float]:
-    return predicted.start_s, predicted.end_s - predicted.start_s

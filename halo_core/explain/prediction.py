@@ -50,8 +50,8 @@ class Prediction:
 
     @property
     def gpu_hours(self) -> float:
-        """Hours of engines, each taken to hold one GPU."""
-        return self.fleet.engines * self.makespan_s / 3600
+        """See `Fleet.gpu_hours`."""
+        return self.fleet.gpu_hours(self.makespan_s)
 
     def of(self, operator: str) -> list[StepForecast]:
         """The operator's steps that are expected to be called."""
@@ -140,19 +140,23 @@ def _first(rows: RowSet, count: int) -> RowSet:
 class OperatorPrediction:
     """What one operator's calls are expected to be."""
 
-    calls: int
-    executed: int
+    calls: int = 0
+    executed: int = 0
     """Calls that engines compute, as are all tokens here."""
-    prompt_tokens: int
-    generated_tokens: int
-    cached_share: float
+    prompt_tokens: int = 0
+    computed_tokens: int = 0
+    """Of the prompt tokens, those that no prefix cache has."""
+    generated_tokens: int = 0
+    cached_share: float = 0.0
     """Of the prompt tokens, found in prefix caches."""
-    ceiling_share: float
+    ceiling_share: float = 0.0
     """Of the prompt tokens: what one engine with an endless cache would have had."""
-    engines: tuple[str, ...]
-    start_s: float
-    end_s: float
-    cost_share: float
+    engines: tuple[str, ...] = ()
+    start_s: float = 0.0
+    end_s: float = 0.0
+    mean_s: float = 0.0
+    """From asking to the answer."""
+    cost_share: float = 0.0
     """Of the engines' work."""
 
 
@@ -165,18 +169,21 @@ def operators(prediction: Prediction) -> dict[str, OperatorPrediction]:
         steps = prediction.of(name)
         if not steps:
             continue
-        prompt = sum(step.prompt_tokens for step in steps)
+        calls = sum(step.calls for step in steps)
+        prompt, cached = sum(step.prompt_tokens for step in steps), sum(step.cached_tokens for step in steps)
         found[name] = OperatorPrediction(
-            round(sum(step.calls for step in steps) * prediction.factor),
-            round(sum(step.executed for step in steps) * prediction.factor),
-            round(prompt * prediction.factor),
-            round(sum(step.generated_tokens for step in steps) * prediction.factor),
-            sum(step.cached_tokens for step in steps) / prompt if prompt else 0.0,
-            sum(step.ceiling_tokens for step in steps) / prompt if prompt else 0.0,
-            tuple(sorted({engine for step in steps for engine in step.engines})),
-            min(step.first_s for step in steps),
-            max(step.last_s for step in steps) * stretch,
-            shares.get(name, 0.0),
+            calls=round(calls * prediction.factor),
+            executed=round(sum(step.executed for step in steps) * prediction.factor),
+            prompt_tokens=round(prompt * prediction.factor),
+            computed_tokens=round((prompt - cached) * prediction.factor),
+            generated_tokens=round(sum(step.generated_tokens for step in steps) * prediction.factor),
+            cached_share=cached / prompt if prompt else 0.0,
+            ceiling_share=sum(step.ceiling_tokens for step in steps) / prompt if prompt else 0.0,
+            engines=tuple(sorted({engine for step in steps for engine in step.engines})),
+            start_s=min(step.first_s for step in steps),
+            end_s=max(step.last_s for step in steps) * stretch,
+            mean_s=sum(step.mean_s * step.calls for step in steps) / calls,
+            cost_share=shares.get(name, 0.0),
         )
     return found
 

@@ -62,6 +62,7 @@ def plan_batch(
     steps: list[StepProfile] = []
     calls: list[int] = []
     repeats = rows / max(distinct, 1)
+    different = {path: count / max(distinct, 1) for path, count in values.items()}
     for first in range(0, distinct, bundle):
         count = min(bundle, distinct - first)
         place: dict[str, int] = {}
@@ -69,7 +70,7 @@ def plan_batch(
             executed = max(1, round(count * step.frequency * min(step.distinct, repeats if step.distinct > 1 else 1.0)))
             place[step.name] = len(tasks)
             after = tuple(place[name] for name in step.after if name in place)
-            tasks.append(_task(step, first, executed, after, {path: n / distinct for path, n in values.items()}))
+            tasks.append(_task(step, first, executed, after, different))
             steps.append(step)
             calls.append(round(count * repeats * step.frequency))
     problem = Problem(tasks, workers)

@@ -25,11 +25,11 @@ def upward_ranks(catalog: Catalog, curve: EngineCurve | None = None) -> dict[str
     ranks: dict[str, float] = {}
     for step in reversed(catalog.steps):
         own = step_s(step, curve) if curve is not None else step.prompt_tokens.mean + step.answer_tokens.mean
-        lead = (lambda after: after.lead_s.mean) if curve is not None else (lambda after: 0.0)
         # A step that a turn of a loop leads back to stands above it in the catalog's order: its rank is not known yet.
-        ranks[step.name] = own + max(
-            (lead(after) + ranks.get(after.name, 0.0) for after in below[step.name]), default=0.0
+        ways = (
+            ranks.get(after.name, 0.0) + (after.lead_s.mean if curve is not None else 0.0) for after in below[step.name]
         )
+        ranks[step.name] = own + max(ways, default=0.0)
     return ranks
 
 

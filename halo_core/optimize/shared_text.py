@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from halo_core.stats.prompts import common_chars
+
 ANCHOR = 32
 """Characters of a block; shared text of at least twice as many is found."""
 MOST_PLACES = 4
@@ -35,7 +37,7 @@ def shared_text(texts: Sequence[str], least: int) -> SharedText | None:
     if len(texts) < 2:
         return None
     first, *others = texts
-    difference = min(alike(first, 0, other, 0) for other in others)
+    difference = min(common_chars(first, other) for other in others)
     pieces = [(difference, len(first))]
     for other in others:
         pieces = list(_both(pieces, list(_matches(first, other, difference, least)), least))
@@ -56,7 +58,7 @@ def _matches(one: str, other: str, start: int, least: int) -> Iterator[Interval]
         longest = (at, at)
         for place in places.get(one[at : at + ANCHOR], ()):
             back = _alike_before(one, at, other, place, min(at - free, place - start))
-            piece = (at - back, at + alike(one, at, other, place))
+            piece = (at - back, at + common_chars(one, other, at, place))
             longest = max(longest, piece, key=_length)
         if _length(longest) >= least:
             yield longest
@@ -75,18 +77,6 @@ def _both(some: Sequence[Interval], others: Sequence[Interval], least: int) -> I
 
 def _length(piece: Interval) -> int:
     return piece[1] - piece[0]
-
-
-def alike(one: str, at: int, other: str, place: int) -> int:
-    """How many characters are equal from the two places on."""
-    low, high = 0, min(len(one) - at, len(other) - place)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if one[at + low : at + middle] == other[place + low : place + middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
 
 
 def _alike_before(one: str, at: int, other: str, place: int, most: int) -> int:

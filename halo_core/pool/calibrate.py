@@ -26,6 +26,7 @@ from halo_core.pool.vllm_command import cache_dir, engine_dtype, find_model
 from halo_core.stats.calibration import CalibrationRecord, CurveKey, find, key_file, write
 from halo_core.stats.curve import EngineCurve
 from halo_core.stats.fit import fit, residuals
+from halo_core.stats.remembered import now_utc
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +120,7 @@ async def calibrate(
         curve=measured.model_copy(update=extra),
         residuals=residuals(measured, probes),
         probes=tuple(probes),
-        measured_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        measured_at=now_utc(),
         took_s=now() - began,
     )
 

@@ -32,7 +32,7 @@ from halo_core.pool.vllm_command import (
     engine_python,
     find_model,
 )
-from halo_core.stats.remembered import read_remembered, write_remembered
+from halo_core.stats.remembered import now_utc, read_remembered, write_remembered
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ async def choose_layout(
             vllm=vllm_version(engine_python(python)),
             chosen=best.layout,
             trials=tuple(trials),
-            measured_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            measured_at=now_utc(),
         )
         write_remembered(file, calibration, "layout")
     logger.info("layout of %s: %s (%.0f tokens/s); remembered in %s", model, best.layout, best.tokens_per_s, file)

@@ -428,16 +428,16 @@ class Executor:
             run.following = max(run.following - 1, 0)
         else:
             run.calling = max(run.calling - 1, 0)
-        run.idle_since = now_s()
+        run.idle_since = answered_s = now_s()
         if self.residency is not None:
             self.residency.answered(waiter.call.origin.operator, waiter.flight.on_engine if waiter.flight else "")
         run.stats.count(how, usage)
         if run.noted is not None and run.batch.watch is not None:
-            run.batch.watch.answered(run.noted, waiter, how, usage)
+            run.batch.watch.answered(run.noted, waiter, how, usage, answered_s)
         run.batch.stats.count(waiter.call.origin.operator, how, usage)
         if how is How.EXECUTED:
             since_s = run.batch.started_s
-            run.batch.stats.span(waiter.call.origin.operator).add(waiter.asked_s - since_s, now_s() - since_s)
+            run.batch.stats.span(waiter.call.origin.operator).add(waiter.asked_s - since_s, answered_s - since_s)
         run.batch.changed()
 
     def _leave(self, waiter: Waiter) -> None:

@@ -14,7 +14,7 @@ from halo_core.optimize.switching import Phase, SwitchPlan
 from halo_core.pool.calibrate import remembered
 from halo_core.pool.layout import over_places
 from halo_core.pool.pool import EnginePool
-from halo_core.stats import Catalog, EngineCurve
+from halo_core.stats import CalibrationRecord, Catalog, EngineCurve
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def switch_plan(catalog: Catalog | None, pool: EnginePool, rows: int, distinct: 
         return None
     specs = {spec.model: spec for spec in over_places(pool.config).engines}
     curves: dict[str, EngineCurve] = {}
-    slots = kv_tokens = 0
+    records: list[CalibrationRecord] = []
     for model in {step.model for step in catalog.steps}:
         record = remembered([specs[model]])
         if record is None:
@@ -47,10 +47,11 @@ def switch_plan(catalog: Catalog | None, pool: EnginePool, rows: int, distinct: 
             return None
         load_s = places.load_s.get(model, record.curve.load_s)
         curves[model] = record.curve.model_copy(update={"load_s": load_s})
-        slots, kv_tokens = record.slots, record.kv_tokens
+        records.append(record)
     loaded = [place.model for place in places.all]
     plan = fewest_loads(catalog, rows, loaded, {model: curve.load_s for model, curve in curves.items()})
     if plan is None:  # too many orders to try: what is shortest has few loads too
+        slots, kv_tokens = min(r.slots for r in records), min(r.kv_tokens for r in records)
         workers = [Worker(f"place {i}", curves, model, slots, kv_tokens) for i, model in enumerate(loaded)]
         plan = plan_batch(catalog, rows, distinct(), workers, budget_s=PLAN_BUDGET_S).switch_plan()
     logger.info("models are loaded by plan: %s", "; ".join(_order(phases) for phases in plan.places))

@@ -57,8 +57,8 @@ class Watch:
             if call.prompt
         ]
 
-    def answered(self, row: ObservedRow, waiter: Waiter, how: How, usage: Usage) -> None:
-        """A call of a noted row has got its answer, or none."""
+    def answered(self, row: ObservedRow, waiter: Waiter, how: How, usage: Usage, answered_s: float) -> None:
+        """A call of a noted row has got its answer, or none, at `answered_s` of the pool loop's time."""
         if how not in _ANSWERED:
             return
         call = waiter.call
@@ -67,7 +67,7 @@ class Watch:
                 call.origin.operator,
                 call.model,
                 waiter.asked_s,
-                now_s(),
+                answered_s,
                 how is How.EXECUTED,
                 usage.prompt_tokens,
                 usage.cached_tokens,

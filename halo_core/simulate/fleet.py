@@ -11,11 +11,9 @@ from halo_core.pool.calibrate import curve_key, curves_folder, remembered
 from halo_core.pool.clock import RealClock
 from halo_core.pool.simulated import SimulatedEngine
 from halo_core.pool.virtual_loop import VirtualLoop
+from halo_core.runtime.station import STEP_TOKENS
 from halo_core.stats import CalibrationRecord, EngineCurve
 from halo_core.stats.calibration import find
-
-STEP_TOKENS = 2048
-"""vLLM's default `max_num_batched_tokens` for a server."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -44,6 +42,10 @@ class Fleet:
     def engines(self) -> int:
         """Their number."""
         return sum(group.engines for group in self.groups)
+
+    def gpu_hours(self, seconds: float) -> float:
+        """What all of them cost in so many seconds, each taken to hold one GPU."""
+        return self.engines * seconds / 3600
 
     def scaled(self, factor: float) -> Fleet:
         """The same engines, taking `factor` times as long."""

@@ -6,7 +6,7 @@ import asyncio
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from halo_core.errors import PlanError
 from halo_core.runtime import Executor
@@ -66,8 +66,6 @@ class Simulation:
     steps: tuple[StepForecast, ...]
     engines: tuple[EngineForecast, ...]
     warmups: int = 0
-    row_s: tuple[float, ...] = field(default=())
-    """When each row ended, in order of ending."""
 
     @property
     def calls(self) -> int:
@@ -87,9 +85,7 @@ class Simulation:
         return statistics.fmean(engine.busy_s for engine in self.engines) / self.makespan_s
 
 
-def simulate(
-    catalog: Catalog, rows: RowSet, fleet: Fleet, *, merge: bool = True, on_row: Callable[[], None] | None = None
-) -> Simulation:
+def simulate(catalog: Catalog, rows: RowSet, fleet: Fleet, *, on_row: Callable[[], None] | None = None) -> Simulation:
     """Run `rows` of the app that `catalog` describes on `fleet`, in virtual time.
 
     The scheduler is the runtime's own; only the engines, the app's code and the tools are simulated. `on_row` is called
@@ -103,18 +99,16 @@ def simulate(
     pool = fleet.pool()
     try:
         executor = Executor(pool)
-        return pool.thread.run(_drive(executor, catalog, rows, merge, on_row or (lambda: None)))
+        return pool.thread.run(_drive(executor, catalog, rows, on_row or (lambda: None)))
     finally:
         pool.close()
 
 
-async def _drive(
-    executor: Executor, catalog: Catalog, rows: RowSet, merge: bool, on_row: Callable[[], None]
-) -> Simulation:
+async def _drive(executor: Executor, catalog: Catalog, rows: RowSet, on_row: Callable[[], None]) -> Simulation:
     loop = asyncio.get_running_loop()
     for group in {step.model for step in catalog.steps}:
         await executor.pool.start(group)
-    batch = executor.open_batch("simulation", merge=merge, known=catalog)
+    batch = executor.open_batch("simulation", known=catalog)
     executor.foresee(batch, len(rows), lambda: len(set(rows.contents)))
     begun_s = loop.time()
     ended: list[float] = []
@@ -141,7 +135,6 @@ async def _drive(
         _steps(catalog, asked, begun_s),
         _engines(executor),
         executor.warmups()[0],
-        tuple(ended),
     )
 
 

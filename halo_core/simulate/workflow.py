@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from halo_core.pool.prefix_cache import block_hashes
 from halo_core.pool.simulated_model import CHARS_PER_TOKEN, count_tokens, render
 from halo_core.runtime import Executor, Run
 from halo_core.simulate.filler import filler, shared_filler, uniform
-from halo_core.stats import Catalog, StepProfile
+from halo_core.stats import Catalog, StepProfile, row_fields
 
 
 def _template_tokens(*roles: str) -> int:
@@ -31,6 +31,12 @@ class RowSet:
     """One per row, equal for equal rows."""
     fields: Sequence[Mapping[str, str]] = field(default=())
     """One per row, see `halo_core.stats.row_fields`; empty where rows have no parts."""
+
+    @classmethod
+    def of(cls, rows: Iterable[Any], content: Callable[[Any], str]) -> RowSet:
+        """These rows; `content` gives equal texts for rows that the framework takes to be equal."""
+        rows = list(rows)
+        return cls([content(row) for row in rows], [row_fields(row) for row in rows])
 
     @classmethod
     def distinct(cls, count: int) -> RowSet:

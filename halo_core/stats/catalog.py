@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import time
 from pathlib import Path
 from typing import Literal
 
@@ -14,8 +13,6 @@ from halo_core.stats.distribution import Distribution
 from halo_core.stats.remembered import read_remembered, write_remembered
 
 logger = logging.getLogger(__name__)
-
-FORMAT: Literal[1] = 1
 
 
 class _Fact(BaseModel):
@@ -91,7 +88,7 @@ class LastRun(_Fact):
 class Catalog(_Fact):
     """What is known of one app."""
 
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
     app: str
     """The app's fingerprint."""
     rows: int = 0
@@ -108,10 +105,6 @@ class Catalog(_Fact):
     def step(self, name: str) -> StepProfile | None:
         """The step of that name."""
         return next((step for step in self.steps if step.name == name), None)
-
-    def of(self, operator: str) -> tuple[StepProfile, ...]:
-        """The operator's calls, by turn."""
-        return tuple(sorted((s for s in self.steps if s.operator == operator), key=lambda s: s.turn))
 
     def updated(self, newer: Catalog) -> Catalog:
         """This one corrected by a later run: what it saw again counts by rows, at most as much as 64 of the old."""
@@ -170,8 +163,3 @@ def read_catalog(folder: Path, app: str) -> Catalog | None:
 def write_catalog(folder: Path, catalog: Catalog) -> None:
     """Keep a catalog; a folder that cannot be written to costs only what was learnt."""
     write_remembered(catalog_file(folder, catalog.app), catalog, "catalog")
-
-
-def now_utc() -> str:
-    """The time of learning, UTC, ISO 8601."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from halo_core.stats.catalog import Catalog, LastRun, StepProfile, ToolProfile, now_utc, step_name
+from halo_core.stats.catalog import Catalog, LastRun, StepProfile, ToolProfile, step_name
 from halo_core.stats.distribution import Distribution
-from halo_core.stats.observed import Observed, ObservedCall, ObservedRow, ToolTimes
+from halo_core.stats.observed import Calls, Observed, ObservedCall, ObservedRow, ToolTimes
 from halo_core.stats.prompts import Prompts
-
-Calls = Mapping[str, ObservedCall]
-"""Step name -> the call of one row."""
+from halo_core.stats.remembered import now_utc
 
 
 def learn(app: str, observed: Observed) -> Catalog | None:

@@ -31,6 +31,10 @@ class ObservedCall:
     """How much of `prompt` is tools and leading system messages."""
 
 
+Calls = Mapping[str, ObservedCall]
+"""Step name -> the call of one row."""
+
+
 @dataclass(slots=True)
 class ObservedRow:
     """One row: when it was let in, what it called, when it ended."""

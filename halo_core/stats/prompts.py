@@ -14,7 +14,7 @@ from math import gcd
 from statistics import median_low
 
 from halo_core.stats.catalog import SharedPart
-from halo_core.stats.observed import ObservedCall, ObservedRow
+from halo_core.stats.observed import Calls, ObservedRow
 
 ROWS_COMPARED = 5
 MIN_CHARS = 64
@@ -25,8 +25,9 @@ ANSWER = "\x1eassistant\x1e"
 """Between a prompt and the answer to it, in a prompt that goes on from there."""
 
 
-Calls = Mapping[str, ObservedCall]
-"""Step name -> the call of one row, its prompt kept."""
+Row = tuple[ObservedRow, Calls]
+"""A row and those of its calls whose prompts were kept."""
+Pair = tuple[Row, Row]
 
 
 @dataclass(slots=True, frozen=True)
@@ -40,7 +41,7 @@ class _Common:
 class Prompts:
     """The prompts of some rows, by step."""
 
-    def __init__(self, rows: Sequence[tuple[ObservedRow, Calls]]) -> None:
+    def __init__(self, rows: Sequence[Row]) -> None:
         read = [(row, calls) for row, calls in rows if calls]
         self._all = read
         self._rows = _chosen(read)
@@ -51,6 +52,9 @@ class Prompts:
         tokens = sum(call.prompt_tokens for _, calls in read for call in calls.values())
         self._chars_per_token = chars / tokens if chars and tokens else 4.0
         self._common = _CommonPrefixes(call.prompt for _, calls in self._rows for call in calls.values())
+        pairs = [(a, b) for a, b in permutations(self._rows, 2) if a[0].content != b[0].content]
+        self._pairs = {"app": pairs, **_by_field(pairs)}
+        """Scope -> the pairs of different rows within it, the widest scope first."""
 
     def parts(self, step: str) -> tuple[SharedPart, ...]:
         """The beginning of the step's prompt that others have too."""
@@ -85,7 +89,7 @@ class Prompts:
         everywhere = all(part.scope == "app" for part in parts)
         found = median_low(cached) if everywhere else max(cached)
         guessed = sum(part.tokens for part in parts)
-        if self.continues(step) or not TRUSTED[0] <= found / max(guessed, 1) <= TRUSTED[1]:
+        if not TRUSTED[0] <= found / max(guessed, 1) <= TRUSTED[1] or self.continues(step):
             return parts
         block = self._block_tokens
         if found <= guessed - block // 4 and guessed + block // 4 < found + block:
@@ -127,23 +131,26 @@ class Prompts:
 
     def _scopes(self, step: str) -> Iterator[_Common]:
         """The scopes in which the step's prompt begins like others', the widest first."""
-        pairs = [(a, b) for a, b in permutations(self._rows, 2) if a[0].content != b[0].content]
-        anywhere = self._least(step, ((a[1], b[1]) for a, b in pairs))
-        if not pairs:  # equal rows only: what they share is what rows of one app share as a rule
-            system = min((calls[step].system_chars for _, calls in self._rows if step in calls), default=0)
-            anywhere = {step: system}
-        yield _Common("app", anywhere)
-        for path in sorted({path for row, _ in self._rows for path in row.fields}):
-            equal = [(a, b) for a, b in pairs if path in a[0].fields and a[0].fields[path] == b[0].fields.get(path)]
-            if equal and len(equal) < len(pairs):
-                yield _Common(f"field:{path}", self._least(step, ((a[1], b[1]) for a, b in equal)))
+        for scope, pairs in self._pairs.items():
+            common = self._least(step, ((a[1], b[1]) for a, b in pairs))
+            if not pairs:  # equal rows only: what they share is what rows of one app share as a rule
+                common = {step: min((calls[step].system_chars for _, calls in self._rows if step in calls), default=0)}
+            yield _Common(scope, common)
         own = self._least(step, ((calls, calls) for _, calls in self._rows), others_only=True)
         yield _Common("row", {**own, step: max(own.values(), default=0)} if own else {})
 
 
-def _chosen(
-    rows: Sequence[tuple[ObservedRow, Calls]],
-) -> list[tuple[ObservedRow, Calls]]:
+def _by_field(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
+    """Scope of a field -> the pairs of rows that are equal in it, where that is some of them."""
+    found: dict[str, list[Pair]] = {}
+    for path in sorted({path for (row, _), _ in pairs for path in row.fields}):
+        equal = [(a, b) for a, b in pairs if path in a[0].fields and a[0].fields[path] == b[0].fields.get(path)]
+        if equal and len(equal) < len(pairs):
+            found[f"field:{path}"] = equal
+    return found
+
+
+def _chosen(rows: Sequence[Row]) -> list[Row]:
     """A few rows to compare: different ones first, the first and the last among them."""
     different = list({row.content: (row, calls) for row, calls in reversed(rows)}.values())[::-1]
     if len(different) <= ROWS_COMPARED:
@@ -169,12 +176,12 @@ class _CommonPrefixes:
         return len(one) if first == last else self._common[first][last - first - 1]
 
 
-def common_chars(one: str, other: str) -> int:
-    """Characters that two texts begin with alike."""
-    low, high = 0, min(len(one), len(other))
+def common_chars(one: str, other: str, at: int = 0, place: int = 0) -> int:
+    """Characters that are equal in two texts from the place `at` in one and `place` in the other on."""
+    low, high = 0, min(len(one) - at, len(other) - place)
     while low < high:
         middle = (low + high + 1) // 2
-        if one[low:middle] == other[low:middle]:
+        if one[at + low : at + middle] == other[place + low : place + middle]:
             low = middle
         else:
             high = middle - 1

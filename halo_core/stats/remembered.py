@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +24,11 @@ def read_remembered(file: Path, model: type[M], noun: str, cure: str) -> M | Non
     except (OSError, ValidationError) as error:
         logger.warning("the remembered %s %s cannot be used, so %s: %s", noun, file, cure, error)
         return None
+
+
+def now_utc() -> str:
+    """The time of a measurement, UTC, ISO 8601."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def write_remembered(file: Path, measured: BaseModel, noun: str) -> bool:

@@ -7,13 +7,13 @@ from hashlib import blake2b
 
 from pydantic_core import to_json
 
+from halo_core.optimize.prefix_lint import CHARS_PER_TOKEN
 from halo_core.optimize.rules.rule import add_facts
-from halo_core.optimize.shared_text import alike
 from halo_core.plan import AdvisedCall, LLMOperator, OpaqueStep, Plan, SharedPrefix
+from halo_core.stats.prompts import common_chars
 
 LEAST_CHARS = 256
 """Characters (about 64 tokens) below which a prefix is not named; the runtime compares prompts in such chunks."""
-CHARS_PER_TOKEN = 4
 OPENING = 40
 """Characters of a prefix that are shown."""
 
@@ -68,7 +68,7 @@ def _prefixes(uses: Sequence[tuple[str, str]]) -> Iterator[tuple[str, list[str]]
     while pending:
         start, end, noted = pending.pop()
         first_text, last_text = uses[start][0], uses[end - 1][0]  # sorted: what these share, all between them do
-        prefix = first_text[: alike(first_text, 0, last_text, 0)]
+        prefix = first_text[: common_chars(first_text, last_text)]
         if len(prefix) >= noted + LEAST_CHARS:
             yield prefix, [user for _, user in uses[start:end]]
             noted = len(prefix)
