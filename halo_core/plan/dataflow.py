@@ -168,10 +168,12 @@ class Dataflow:
         if effect is Effect.WRITE:
             return "writes" if isinstance(operator, ToolOperator) else "may write"
         if effect is Effect.READ:
-            name = operator.name
+            last = self.spans[operator.name].last
             for other in self.order:
-                if self._effect(self.plan[other]) is Effect.WRITE and self._before(other, name):
-                    return f"reads after {other}, which may write"
+                # In the same superstep too: the two run at once there, in either order.
+                if self._effect(self.plan[other]) is Effect.WRITE and self.spans[other].first <= last:
+                    when = "beside" if self.spans[other].first == last else "after"
+                    return f"reads {when} {other}, which may write"
         return ""
 
     def _effect(self, operator: Operator) -> Effect:

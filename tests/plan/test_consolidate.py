@@ -137,6 +137,15 @@ def test_a_read_after_a_possible_write_is_not_merged() -> None:
     read = ToolOperator(name="x", tool="t", reads=("q",), writes=("x",), effect=Effect.READ)
     after = consolidate(line(write, read), ROWS)
     assert after.count("x").unmerged == "reads after w, which may write"
+
+
+def test_what_is_read_beside_a_write_of_the_same_superstep_is_not_merged() -> None:
+    read = ToolOperator(name="x", tool="t", reads=("q",), writes=("x",), effect=Effect.READ)
+    write = ToolOperator(name="w", tool="t", reads=("q",), effect=Effect.WRITE)
+    first = llm("a", "q")
+    ways = (Edge(source="a", target="w"), Edge(source="a", target="x"))
+    plan = line(first, write, read, edges=ways, exits=("w", "x"))
+    assert consolidate(plan, [{"q": 1, "r": 1}] * 2).count("x").unmerged == "reads beside w, which may write"
     before = consolidate(line(read, write), ROWS)
     assert before.count("x").classes == 2
 
