@@ -90,6 +90,9 @@ class EngineTotals:
 
     prompt: int
     cached: int
+    """Of the prompt: found in the engine's own cache or in the host's block store."""
+    moved: int
+    """Of the cached ones: found in the block store."""
     generated: int
     requests: int
     steps: int
@@ -99,6 +102,7 @@ class EngineTotals:
         return EngineTotals(
             self.prompt - other.prompt,
             self.cached - other.cached,
+            self.moved - other.moved,
             self.generated - other.generated,
             self.requests - other.requests,
             self.steps - other.steps,
@@ -108,6 +112,7 @@ class EngineTotals:
 _COUNTERS = {
     "vllm:prompt_tokens_total": "prompt",
     "vllm:prefix_cache_hits_total": "cached",
+    "vllm:external_prefix_cache_hits_total": "moved",
     "vllm:generation_tokens_total": "generated",
     "vllm:request_success_total": "requests",
     "vllm:iteration_tokens_total_count": "steps",
@@ -123,4 +128,5 @@ def totals(pool: EnginePool, model: str = MODEL) -> EngineTotals:
             name = _COUNTERS.get(line.split("{", 1)[0])
             if name is not None:
                 sums[name] += float(line.rsplit(" ", 1)[1])
+    sums["cached"] += sums["moved"]
     return EngineTotals(**{name: int(value) for name, value in sums.items()})

@@ -36,6 +36,8 @@ class RunRecord:
     calls_shared: int = 0
     prompt_tokens_computed: int = 0
     prompt_tokens_cached: int = 0
+    prompt_tokens_moved: int = 0
+    """Of the cached ones: taken from the host's block store."""
     generated_tokens: int = 0
     engine_steps: int = 0
     extra: dict[str, Any] = field(default_factory=dict)

@@ -23,6 +23,7 @@ BENCHMARKS = {
     "iterative": "benchmarks.workloads.bench:run_iterative",
     "parallel": "benchmarks.workloads.bench:run_parallel",
     "consolidate": "benchmarks.consolidate:main",
+    "kv": "benchmarks.kv:main",
     "planner": "benchmarks.planner:main",
     "equality": "benchmarks.workloads.equality:main",
     "prediction": "benchmarks.workloads.prediction:main",

@@ -58,6 +58,7 @@ class Trials:
         used = shared.totals(self.pool, model) - before
         record.prompt_tokens_computed = used.prompt - used.cached
         record.prompt_tokens_cached = used.cached
+        record.prompt_tokens_moved = used.moved
         record.generated_tokens = used.generated
         record.engine_steps = used.steps
 

@@ -19,13 +19,17 @@ import psutil
 
 from halo_core import __version__
 from halo_core.errors import ConfigError, HaloError
+from halo_core.kv import store_root
 from halo_core.pool.calibrate import remembered
 from halo_core.pool.call import LLMCall
 from halo_core.pool.config import EndpointSpec, EngineSpec, PoolConfig, SimulatedSpec, VLLMSpec
 from halo_core.pool.kv_speed import hub_folder
-from halo_core.pool.layout import over_places
+from halo_core.pool.layout import over_places, vllm_settings
+from halo_core.pool.machine import machine as machine_of
 from halo_core.pool.places import Places, check_room
 from halo_core.pool.pool import EnginePool
+from halo_core.pool.sharing import ON_GPUS, switched_off
+from halo_core.pool.vllm import VLLMEngine
 
 State = Literal["ok", "off", "warn", "fail"]
 """`off`: absent, and nothing asks for it; `fail`: something that is configured cannot work."""
@@ -246,6 +250,32 @@ def curves(config: PoolConfig) -> Iterator[Check]:
             yield Check(subject, "off", "not measured: halo calibrate does it (about a minute)")
 
 
+def sharing(config: PoolConfig) -> Iterator[Check]:
+    """Whether the configured engines will share KV, and why not."""
+    for spec in config.engines:
+        if not isinstance(spec, VLLMSpec):
+            continue
+        subject = f"kv {spec.model}"
+        gpus = machine_of().gpus
+        try:
+            store = vllm_settings(spec).store
+        except HaloError as error:
+            yield Check(subject, "fail", str(error))
+            continue
+        if store is None:
+            why = "kv_sharing is off" if switched_off(spec) else f"there is no room for a store at {store_root()}"
+            yield Check(subject, "off", f"engines share no KV: {why}")
+        elif gpus:
+            yield Check(subject, "off", f"engines share no KV: {ON_GPUS}")
+        else:
+            tokens = f", {store.cap_bytes // store.token_bytes:,} tokens" if store.token_bytes else ""
+            yield Check(subject, "ok", f"block store in {store.root}, up to {store.cap_bytes / 1e9:.1f} GB{tokens}")
+    root = store_root()
+    used = sum(file.stat().st_size for file in root.glob("*/*") if file.is_file()) if root.is_dir() else 0
+    if used:
+        yield Check("kv store", "ok", f"{used / 1e6:,.0f} MB in {root} now")
+
+
 def caches() -> Iterator[Check]:
     """What Halo keeps between runs (models, calibrations), and how much."""
     folder = Path(os.environ.get("HALO_CACHE") or Path.home() / ".cache" / "halo").expanduser()
@@ -285,4 +315,7 @@ async def first_call(pool: EnginePool, model: str) -> list[Check]:
             tokens = completion.usage.generated_tokens
             took_ms = (time.monotonic() - began_s) * 1000
             checks.append(Check(f"  {one.name}", "ok", f"answered {tokens} tokens in {took_ms:.0f} ms"))
+        if isinstance(one, VLLMEngine):
+            shares = "shares KV by Halo's connector" if one.sharing is not None else f"shares no KV: {one.not_sharing}"
+            checks.append(Check(f"  {one.name}", "ok" if one.sharing is not None else "off", shares))
     return checks

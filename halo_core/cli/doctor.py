@@ -47,6 +47,7 @@ def doctor(
         groups.append(("pool", list(checks.configuration(pool, source))))
         groups.append(("engines", asyncio.run(_engines(pool)) or [NO_ENGINES]))
         groups.append(("curves", list(checks.curves(pool))))
+        groups.append(("KV sharing", list(checks.sharing(pool))))
         if start:
             groups.append(("first calls", _start(pool)))
     groups.append(("caches", list(checks.caches())))

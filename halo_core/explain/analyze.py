@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from halo_core.explain.comparison import comparison
@@ -11,15 +12,16 @@ from halo_core.plan import Plan
 from halo_core.pool import Engine, Places, Usage
 from halo_core.runtime import Batch, BatchStats, OperatorStats, get_executor
 
-_HEADERS = ("calls", "run", "shared", "replayed", "failed", "computed", "cached", "generated", "avoided")
+_HEADERS = ("calls", "run", "shared", "replayed", "failed", "computed", "cached", "moved", "generated", "avoided")
 
 
 def analyze(batch: Batch, plans: Sequence[tuple[str, Plan]]) -> str:
     """The plans with what happened, per operator and in total, and what the engines have done.
 
     Columns: calls that the app made; how many of them were run, shared with an equal one, taken from the journal, or
-    failed (cancelled ones included); prompt tokens that were computed and that came from prefix caches, tokens
-    generated, and prompt and generated tokens that sharing and replaying avoided.
+    failed (cancelled ones included); prompt tokens that were computed, that came from prefix caches, and those of the
+    latter that came from other engines or back from the host's block store; tokens generated, and prompt and generated
+    tokens that sharing and replaying avoided.
     """
     stats = batch.stats
     cells = {name: _counts(operator) for name, operator in sorted(stats.operators.items())}
@@ -62,6 +64,7 @@ def _counts(stats: OperatorStats) -> Cells:
         stats.failed + stats.cancelled,
         stats.computed_tokens,
         stats.cached_tokens,
+        stats.moved_tokens,
         stats.generated_tokens,
         stats.avoided_prompt_tokens + stats.avoided_generated_tokens,
     )
@@ -115,6 +118,7 @@ def _engines(engines: Sequence[Engine]) -> list[str]:
             engine.counters.calls,
             engine.counters.prompt_tokens - engine.counters.cached_tokens,
             engine.counters.cached_tokens,
+            engine.counters.moved_tokens,
             engine.counters.generated_tokens,
             engine.counters.restarts,
         )
@@ -122,8 +126,29 @@ def _engines(engines: Sequence[Engine]) -> list[str]:
     ]
     if not rows:
         return ["engines: none"]
-    headers = ("name", "model", "state", "calls", "computed", "cached", "generated", "restarts")
-    return ["engines since the pool started:", *("  " + line for line in table(headers, rows))]
+    headers = ("name", "model", "state", "calls", "computed", "cached", "moved", "generated", "restarts")
+    return ["engines since the pool started:", *("  " + line for line in table(headers, rows)), *_store(engines)]
+
+
+def _store(engines: Sequence[Engine]) -> list[str]:
+    """What went through the host's block store."""
+    total: Counter[str] = Counter()
+    for engine in engines:
+        if engine.sharing is not None:
+            total.update(engine.sharing.counters())
+    if not any(total.values()):
+        return []
+    loaded = f"{_mb(total['loaded_bytes'])} loaded in {total['load_us'] / 1e6:.2f} s"
+    hidden = f" ({total['hidden_us'] / 1e6:.2f} s of it beside other calls' steps)" if total["hidden_us"] else ""
+    lines = [f"KV store: {loaded}{hidden}, {_mb(total['saved_bytes'])} saved in {total['save_us'] / 1e6:.2f} s"]
+    if total["failed_blocks"] or total["refused_blocks"]:
+        lost = f"{_count(total['failed_blocks'], 'block')} gone when wanted, and computed again"
+        lines.append(f"  {lost}; {_count(total['refused_blocks'], 'block')} not saved for lack of room")
+    return lines
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:,.0f} MB"
 
 
 def _places(places: Places) -> list[str]:

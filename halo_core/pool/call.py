@@ -44,6 +44,13 @@ class LLMCall:
     origin: CallOrigin = field(default_factory=CallOrigin)
     priority: int = 0
     """Lower runs earlier, in the engine as in the pool."""
+    share_tokens: int = 0
+    """Leading tokens of the prompt whose KV the engine is to keep in the host's block store for other calls; -1: all,
+    the answer's too. Engines that share no KV pass over it."""
+    share_ends: bool = False
+    """Whether what the store holds of its conversation behind those tokens can go when it is answered."""
+    share_loads: bool = True
+    """Whether the engine may take its prefix from the store."""
 
     @property
     def deterministic(self) -> bool:
@@ -80,6 +87,8 @@ class Usage:
     cached_tokens: int = 0
     """Prompt tokens that the engine took from its prefix cache."""
     generated_tokens: int = 0
+    moved_tokens: int = 0
+    """Of the cached ones: those that the engine took from the host's block store."""
 
     @property
     def computed_tokens(self) -> int:

@@ -32,6 +32,12 @@ class VLLMSpec(_Spec):
     """Tokens of one engine step (vLLM's own choice when empty): fewer, and decoding calls wait less for prefills."""
     max_model_len: int | None = None
     kv_cache_gib: float | None = None
+    kv_sharing: Literal["auto", "on", "off"] = "auto"
+    """Whether the engines of this host share KV through a block store in its shared memory: prefixes are computed once
+    per host, conversations move freely, and what an engine had to evict comes back. `auto`: where the engines can;
+    `on`: they do not start where they cannot. HALO_KV_SHARING overrides it."""
+    kv_store_gib: float | None = Field(default=None, gt=0)
+    """Room for shared KV; when empty an eighth of the memory, and at most half of what /dev/shm has free."""
     extra_args: tuple[str, ...] = ()
 
 

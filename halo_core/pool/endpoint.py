@@ -14,7 +14,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from halo_core.errors import EngineDiedError, EngineError, EngineStartError
 from halo_core.pool.call import Completion, LLMCall, Usage
 from halo_core.pool.endpoint_refusal import is_final, parse, refusal, retry_after_s
-from halo_core.pool.engine import CacheEvent, Capacity, EngineCounters, Health
+from halo_core.pool.engine import CacheEvent, Capacity, EngineCounters, Health, Sharing
 from halo_core.pool.http import (
     ConnectError,
     ConnectionLostError,
@@ -108,6 +108,11 @@ class EndpointEngine:
     def health(self) -> Health:
         """The state as last seen."""
         return self._health
+
+    @property
+    def sharing(self) -> Sharing | None:
+        """None: what somebody else's server does with its KV is not ours to say."""
+        return None
 
     # -- life ----------------------------------------------------------------------------------------------------
 
@@ -218,7 +223,7 @@ class EndpointEngine:
         document = parse(response.body)
         if not isinstance(document, dict) or not isinstance(document.get("choices"), list):
             raise self._no_completion(document, response.body)
-        usage = Usage.from_wire(document.get("usage"))
+        usage = self._usage(document)
         self._count(usage)
         return Completion(response.body, usage, self.name)
 
@@ -271,12 +276,17 @@ class EndpointEngine:
         except (TypeError, ValueError) as error:
             raise EngineError(f"the call to model {self.model!r} cannot be written as JSON: {error}") from error
 
+    def _usage(self, document: Mapping[str, Any]) -> Usage:
+        """What an answer says of its tokens."""
+        return Usage.from_wire(document.get("usage"))
+
     def _count(self, usage: Usage) -> None:
         counters = self.counters
         counters.calls += 1
         counters.prompt_tokens += usage.prompt_tokens
         counters.cached_tokens += usage.cached_tokens
         counters.generated_tokens += usage.generated_tokens
+        counters.moved_tokens += usage.moved_tokens
 
     # -- requests ------------------------------------------------------------------------------------------------
 

@@ -42,6 +42,17 @@ class CacheEvent:
     """Tokens of the stored blocks, concatenated; empty for other kinds."""
 
 
+class Sharing(Protocol):
+    """An engine's end of the block store that it shares with the other engines of its host."""
+
+    @property
+    def cap_tokens(self) -> int:
+        """KV of so many tokens fits into the store."""
+
+    def counters(self) -> Mapping[str, int]:
+        """What it has loaded and saved so far, see `halo_core.kv.COUNTERS`."""
+
+
 @dataclass(slots=True)
 class EngineCounters:
     """What an engine has done since it was created; the engine updates them itself."""
@@ -50,6 +61,7 @@ class EngineCounters:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0
+    moved_tokens: int = 0
     restarts: int = 0
     extra: dict[str, float] = field(default_factory=dict)
 
@@ -88,6 +100,10 @@ class Engine(Protocol):
 
     async def count_tokens(self, body: Mapping[str, Any]) -> int | None:
         """Tokens of a request's prompt by the model's own template and tokenizer; None where it cannot tell."""
+
+    @property
+    def sharing(self) -> Sharing | None:
+        """How it shares KV with the other engines of its host; None where it does not."""
 
     async def check(self) -> Health:
         """Ask the engine how it is."""

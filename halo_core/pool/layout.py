@@ -22,6 +22,7 @@ from halo_core.pool.config import PoolConfig, VLLMSpec
 from halo_core.pool.engine import Engine, EngineCounters
 from halo_core.pool.lock import locked
 from halo_core.pool.machine import Machine, machine
+from halo_core.pool.sharing import store_settings
 from halo_core.pool.synthetic import synthetic, text
 from halo_core.pool.vllm import VLLMEngine
 from halo_core.pool.vllm_command import (
@@ -289,7 +290,7 @@ def build_placed_engine(spec: VLLMSpec, index: int, places: int) -> Engine:
 
 def vllm_settings(spec: VLLMSpec) -> VLLMSettings:
     """What the engines of a specification are told."""
-    return VLLMSettings(
+    settings = VLLMSettings(
         find_model(spec.path or spec.model),
         dtype=spec.dtype,
         max_num_seqs=spec.max_num_seqs,
@@ -298,6 +299,8 @@ def vllm_settings(spec: VLLMSpec) -> VLLMSettings:
         kv_cache_gib=spec.kv_cache_gib,
         extra_args=spec.extra_args,
     )
+    gpu = bool(machine().gpus)
+    return dataclasses.replace(settings, store=store_settings(spec, engine_dtype(settings, gpu=gpu)))
 
 
 async def build_vllm_engines(spec: VLLMSpec) -> list[Engine]:

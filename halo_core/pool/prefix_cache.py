@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 
 from halo_core.pool.engine import CacheEvent
@@ -114,3 +114,40 @@ class PrefixCache:
         self._holders.clear()
         self._idle.clear()
         return True
+
+
+class SimulatedStore:
+    """The block store that simulated engines of one host share; blocks that were used longest ago make room."""
+
+    def __init__(self, blocks: int = 1 << 60, block_size: int = 16) -> None:
+        self._blocks = blocks
+        self._block_size = block_size
+        self._held: OrderedDict[bytes, None] = OrderedDict()
+
+    @property
+    def cap_tokens(self) -> int:
+        """KV of so many tokens fits in."""
+        return self._blocks * self._block_size
+
+    def counters(self) -> Mapping[str, int]:
+        """Nothing is counted here: calls say what was moved for them."""
+        return {}
+
+    def depth(self, hashes: Sequence[bytes]) -> int:
+        """How many of the leading blocks are there; they count as used now."""
+        for count, block in enumerate(hashes):
+            if block not in self._held:
+                return count
+            self._held.move_to_end(block)
+        return len(hashes)
+
+    def save(self, hashes: Sequence[bytes]) -> None:
+        """Keep blocks."""
+        for block in hashes:
+            self._held[block] = None
+        while len(self._held) > self._blocks:
+            self._held.popitem(last=False)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._held.clear()

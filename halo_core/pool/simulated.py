@@ -6,14 +6,15 @@ import asyncio
 import itertools
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from halo_core.errors import ConfigError, EngineDiedError, EngineError, EngineStartError, PromptTooLongError
 from halo_core.pool import simulated_model
 from halo_core.pool.call import Completion, LLMCall, Usage
 from halo_core.pool.clock import Clock, RealClock
-from halo_core.pool.engine import CacheEvent, Capacity, EngineCounters, Health
-from halo_core.pool.prefix_cache import PrefixCache, block_hashes
+from halo_core.pool.engine import CacheEvent, Capacity, EngineCounters, Health, Sharing
+from halo_core.pool.prefix_cache import PrefixCache, SimulatedStore, block_hashes
 from halo_core.pool.simulated_steps import Sequence, StepLoop, StepTime
 from halo_core.stats import EngineCurve
 
@@ -56,11 +57,14 @@ class SimulatedEngine:
         answer_tokens: int | Callable[[LLMCall], int] | None = None,
         clock: Clock | Literal["real", "zero"] = "real",
         curve: EngineCurve | None = None,
+        store: SimulatedStore | None = None,
         fail_after: int | None = None,
         fault: Callable[[LLMCall], Exception | None] | None = None,
     ) -> None:
         """`decode_step_s` gives the seconds of a step that decodes one token of each of so many answers; a `curve`
         stands for it and for `prefill_tokens_per_s`.
+
+        Engines that are given the same `store` share KV through it, at the curve's copying speed.
 
         `kv_tokens` 0 switches the prefix cache off (with clock "zero" the default). `answer_tokens` is the natural
         length of plain answers: 8 to 32 tokens, by the hash, where None. `fail_after` lets the engine die once it has
@@ -87,6 +91,8 @@ class SimulatedEngine:
         self._request_s = curve.request_s if curve is not None else 0.0
         self._max_batched_tokens = max(max_batched_tokens, slots)
         self._answer_tokens = answer_tokens
+        self._store = store
+        self._copy_token_s = (curve.kv_copy_s(1) or 0.0) if curve is not None else 0.0
         self._feeds: list[asyncio.Queue[CacheEvent | None]] = []
         self._boot()
 
@@ -106,6 +112,8 @@ class SimulatedEngine:
                 request_s=self._request_s,
                 max_batched_tokens=self._max_batched_tokens,
                 share_prefixes=capacity.kv_tokens > 0,
+                store=self._store,
+                copy_token_s=self._copy_token_s,
             )
 
     def __repr__(self) -> str:
@@ -120,6 +128,11 @@ class SimulatedEngine:
     def health(self) -> Health:
         """The state now."""
         return self._health
+
+    @property
+    def sharing(self) -> Sharing | None:
+        """The store that it was given."""
+        return self._store
 
     # -- life ----------------------------------------------------------------------------------------------------
 
@@ -151,6 +164,8 @@ class SimulatedEngine:
         """Forget all cached prefixes. Raises `EngineError` while calls run, as vLLM does."""
         if not self._cache.clear():
             raise EngineError(f"simulated engine {self.name!r} did not reset its cache: calls still run")
+        if self._store is not None:
+            self._store.clear()
 
     async def close(self) -> None:
         """Stop; calls under way get `EngineDiedError`."""
@@ -199,7 +214,7 @@ class SimulatedEngine:
             usage = self._count(answered, self._cached_now(answered))
         else:
             sequence = await self._run(self._steps, answered, call)
-            usage = self._count(answered, sequence.cached)
+            usage = self._count(answered, sequence.cached, sequence.moved)
         return Completion(simulated_model.completion_json(answered, self.model, usage), usage, self.name)
 
     async def stream(self, call: LLMCall) -> AsyncIterator[bytes]:
@@ -233,7 +248,7 @@ class SimulatedEngine:
                         yield chunk
             finally:
                 self._leave(steps, sequence)
-            usage = self._count(answered, sequence.cached)
+            usage = self._count(answered, sequence.cached, sequence.moved)
         for chunk in writer.closing(usage):
             yield chunk
 
@@ -288,6 +303,10 @@ class SimulatedEngine:
     ) -> Sequence:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         sequence = Sequence(answered, call.priority, done, news)
+        if self._store is not None:
+            size = self._capacity.block_size
+            sequence.share_blocks = 1 << 60 if call.share_tokens < 0 else call.share_tokens // size
+            sequence.share_loads = call.share_loads
         steps.add(sequence)
         return sequence
 
@@ -309,13 +328,14 @@ class SimulatedEngine:
     def _book_steps(self, steps: StepLoop) -> None:
         self.counters.extra |= {"busy_s": steps.busy_s, "steps": steps.steps, "preemptions": steps.preemptions}
 
-    def _count(self, answered: simulated_model.Answer, cached: int) -> Usage:
-        usage = answered.usage(simulated_model.count_tokens(answered.prompt), cached)
+    def _count(self, answered: simulated_model.Answer, cached: int, moved: int = 0) -> Usage:
+        usage = replace(answered.usage(simulated_model.count_tokens(answered.prompt), cached), moved_tokens=moved)
         counters = self.counters
         counters.calls += 1
         counters.prompt_tokens += usage.prompt_tokens
         counters.cached_tokens += usage.cached_tokens
         counters.generated_tokens += usage.generated_tokens
+        counters.moved_tokens += usage.moved_tokens
         if self.fail_after is not None and counters.calls >= self.fail_after:
             self.die(f"after {counters.calls} calls, as it was told")
         return usage

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from halo_core.pool.clock import Alarm, Clock
-from halo_core.pool.prefix_cache import PrefixCache, block_hashes
+from halo_core.pool.prefix_cache import PrefixCache, SimulatedStore, block_hashes
 from halo_core.pool.simulated_model import CHARS_PER_TOKEN, Answer, count_tokens
 from halo_core.stats import attention_pairs
 
@@ -46,6 +46,13 @@ class Sequence:
     """Leading blocks of `hashes` that it holds as known ones."""
     anonymous: int = 0
     """Further blocks that it has taken."""
+    share_blocks: int = 0
+    """Leading blocks that go to the shared store."""
+    share_loads: bool = False
+    moved: int = 0
+    """Prompt tokens that came from the shared store when it was first scheduled."""
+    loading: int = 0
+    """Tokens that are copied from the store in the step under way."""
     gone: bool = False
     """Finished, cancelled, or lost with its engine."""
 
@@ -74,8 +81,13 @@ class StepLoop:
         request_s: float = 0.0,
         max_batched_tokens: int,
         share_prefixes: bool = True,
+        store: SimulatedStore | None = None,
+        copy_token_s: float = 0.0,
     ) -> None:
-        """`request_s`: what a step takes longer for each request that is new in it."""
+        """`request_s`: what a step takes longer for each request that is new in it; `copy_token_s`: for each token that
+        is copied from the shared store."""
+        self._store = store
+        self._copy_token_s = copy_token_s
         self._share_prefixes = share_prefixes
         self._clock = clock
         self._cache = cache
@@ -159,7 +171,7 @@ class StepLoop:
         for sequence in self._running:
             sequence.chunk = min(sequence.todo, budget)
             budget -= sequence.chunk
-        admitted = 0
+        admitted = copied = 0
         while self._waiting and len(self._running) < self._slots and budget > 0 and not scarce:
             sequence = self._waiting[0][2]
             if not self._admit(sequence):
@@ -169,12 +181,14 @@ class StepLoop:
             sequence.chunk = min(sequence.todo, budget)
             budget -= sequence.chunk
             admitted += 1
+            copied += sequence.loading
+            sequence.loading = 0
         if not self._running:
             self._steps = 0
             return  # idle until the next `add`
         prefilled = before - budget
         self._steps = 1 if prefilled else steps
-        self._step_s = self._time_of_step(prefilled) + admitted * self._request_s
+        self._step_s = self._time_of_step(prefilled) + admitted * self._request_s + copied * self._copy_token_s
         self._started_at = self._clock.now()
         self._alarm = self._clock.call_at(self._started_at + self._steps * self._step_s, self._end)
 
@@ -235,9 +249,14 @@ class StepLoop:
             cache.release(sequence.hashes[:hits], 0)
             return False
         sequence.held, sequence.anonymous = hits, blocks
-        sequence.todo = sequence.tokens - hits * cache.block_size
+        known = hits
+        if self._store is not None and sequence.share_loads:
+            known += self._store.depth(sequence.hashes[hits : (sequence.prompt_tokens - 1) // cache.block_size])
+        sequence.loading = (known - hits) * cache.block_size
+        sequence.todo = sequence.tokens - known * cache.block_size
         if sequence.cached < 0:
-            sequence.cached = hits * cache.block_size
+            sequence.cached = known * cache.block_size
+            sequence.moved = sequence.loading
         return True
 
     def _cut_short(self) -> None:
@@ -284,6 +303,8 @@ class StepLoop:
     def _publish(self, sequence: Sequence, hashes: list[bytes], text: str) -> None:
         parent = sequence.hashes[sequence.held - 1] if sequence.held else None
         self._cache.publish(hashes, parent, text)
+        if self._store is not None and sequence.held < sequence.share_blocks:
+            self._store.save(hashes[: sequence.share_blocks - sequence.held])
         sequence.held += len(hashes)
         sequence.anonymous -= len(hashes)
 

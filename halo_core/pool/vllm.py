@@ -9,15 +9,18 @@ import os
 import re
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from halo_core.errors import EngineDiedError, EngineError, EngineStartError
-from halo_core.pool.call import LLMCall
+from halo_core.pool.call import LLMCall, Usage
 from halo_core.pool.endpoint import EndpointEngine
 from halo_core.pool.engine import CacheEvent, Capacity, Health
 from halo_core.pool.http import HttpError
 from halo_core.pool.kv_events import subscribe
+from halo_core.pool.sharing import ON_GPUS, SharedStore
 from halo_core.pool.vllm_command import (
     Placement,
     VLLMSettings,
@@ -78,6 +81,9 @@ class VLLMEngine(EndpointEngine):
         self._process: EngineProcess | None = None
         self._events_address = ""
         self._events_stopped = asyncio.Event()
+        self._sharing: SharedStore | None = None
+        self.not_sharing = "" if self.settings.store is not None else "it is switched off"
+        """Why the running engine shares no KV; empty where it does."""
 
     def __repr__(self) -> str:
         return f"VLLMEngine({self.name!r}, {self.model!r}, {self.settings.path!r}, {self.placement})"
@@ -101,6 +107,11 @@ class VLLMEngine(EndpointEngine):
         """The log of the last start."""
         return self._process.log if self._process is not None else None
 
+    @property
+    def sharing(self) -> SharedStore | None:
+        """Its end of the host's block store, while it runs with one."""
+        return self._sharing
+
     # -- life ----------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
@@ -119,6 +130,7 @@ class VLLMEngine(EndpointEngine):
                 process = self._launch()
                 await self._wait_until_ready(process)
                 await self._learn_limits()
+                self._learn_sharing(process)
             except BaseException as error:
                 await self._give_up(error)
                 raise
@@ -215,6 +227,22 @@ class VLLMEngine(EndpointEngine):
             self.settings.max_num_seqs, blocks * block_size, block_size, self._capacity.max_model_len
         )
 
+    def _learn_sharing(self, process: EngineProcess) -> None:
+        """Whether the program shares KV, which it has found out itself."""
+        store = self.settings.store
+        said = process.scratch / "sharing"
+        if store is None or self._sharing is not None:
+            return
+        if self.placement.gpus:
+            self.not_sharing = ON_GPUS
+        elif not said.is_file():
+            self.not_sharing = "its program did not say whether it can"
+        elif problem := said.read_text("utf-8"):
+            self.not_sharing = problem
+            logger.warning("%s does not share KV: %s", self._label, problem)
+        else:
+            self._sharing = SharedStore(store, process.scratch / "kv-counters")
+
     def _process_ended(self, process: EngineProcess) -> None:
         """The watchdog: the process group is gone, so every call under way fails now."""
         self._events_stopped.set()
@@ -246,6 +274,9 @@ class VLLMEngine(EndpointEngine):
         self._events_stopped.set()
         if self._process is not None:
             await self._process.stop(_GRACE_S)
+        if self._sharing is not None:
+            self._sharing.close()
+            self._sharing = None
 
     # -- calls ---------------------------------------------------------------------------------------------------
 
@@ -253,7 +284,15 @@ class VLLMEngine(EndpointEngine):
         wire = call.wire()
         wire["model"] = self.model
         wire["priority"] = call.priority
+        if self._sharing is not None:
+            asked = {"save": call.share_tokens, "load": call.share_loads, "last": call.share_ends}
+            wire["kv_transfer_params"] = {"halo": asked}
         return self._encode(wire)
+
+    def _usage(self, document: Mapping[str, Any]) -> Usage:
+        usage = super()._usage(document)
+        told = (document.get("kv_transfer_params") or {}).get("halo") if self._sharing is not None else None
+        return replace(usage, moved_tokens=int(told.get("moved_tokens", 0))) if told else usage
 
     async def cache_events(self) -> AsyncIterator[CacheEvent]:
         """What the engine stores and removes from now on; ends with the process. The first event is `cleared`.
@@ -269,6 +308,8 @@ class VLLMEngine(EndpointEngine):
         if self._health.state != "ready":
             raise EngineError(f"{self._label} is {self._health.state}: only a running engine can reset its cache")
         await super().reset_cache()
+        if self._sharing is not None:
+            self._sharing.clear()
 
 
 def _bound_socket(port: int) -> socket.socket:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
@@ -38,6 +38,22 @@ class Placement:
 
 
 @dataclass(slots=True, frozen=True)
+class StoreSettings:
+    """The host's block store, as an engine is told of it."""
+
+    root: str
+    cap_bytes: int
+    required: bool = False
+    """Whether an engine that cannot use it must not start; else it works without, and says why."""
+    check: bool = False
+    """Whether blocks have checksums, which are verified."""
+    async_bytes: int = 64 << 20
+    """Loads of more than this are done beside other requests' steps."""
+    token_bytes: int = 0
+    """KV of one token; 0 where it is not known."""
+
+
+@dataclass(slots=True, frozen=True)
 class VLLMSettings:
     """What vLLM is told about the model and its own limits."""
 
@@ -60,6 +76,8 @@ class VLLMSettings:
     """vLLM's parser for tool calls; `auto` looks at the chat template, `none` leaves tool calls in the text."""
     extra_args: tuple[str, ...] = ()
     """Further arguments of vLLM's server; they come last, so they win."""
+    store: StoreSettings | None = None
+    """Where it shares KV with the other engines of the host; None: it does not."""
 
 
 def engine_dtype(settings: VLLMSettings, *, gpu: bool) -> str:
@@ -146,6 +164,8 @@ def engine_command(
         # Left to itself the CPU backend takes most of the machine's memory.
         kv_gib = kv_gib or min(_CPU_KV_GIB, psutil.virtual_memory().available / 2**30 / 4)
         block_size = block_size or _CPU_BLOCK_SIZE
+    if settings.store is not None and not gpu:
+        own += ["--kv-store", json.dumps(asdict(settings.store))]
     if placement.cores:
         own += ["--cores", ",".join(map(str, placement.cores))]
     if kv_gib:

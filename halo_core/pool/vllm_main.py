@@ -15,6 +15,7 @@ import contextlib
 import ctypes
 import gc
 import importlib
+import json
 import os
 import select
 import shutil
@@ -37,6 +38,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--parent", type=int, required=True, help="process id whose end ends this program")
     parser.add_argument("--scratch", default="", help="folder to remove when the parent is gone")
     parser.add_argument("--cores", default="", help="CPU cores to run on, as 0,1,2; sets the CPU backend's threads")
+    parser.add_argument("--kv-store", default="", help="JSON: the host's block store, see halo_core/kv")
     parser.add_argument("--fork", action="store_true", help="CPU backend: fork the engine core instead of spawning it")
     options = parser.parse_args(own)
 
@@ -48,6 +50,8 @@ def main(argv: list[str]) -> None:
     if cores:
         _bind(cores)
     gc.disable()  # importing vLLM allocates millions of objects that stay: collecting meanwhile costs 1-3 s
+    if options.kv_store:
+        vllm_args = [*_share_kv(json.loads(options.kv_store), options.scratch), *vllm_args]
     _serve(socket.socket(fileno=options.fd), vllm_args, fork=options.fork)
 
 
@@ -75,6 +79,37 @@ def _bind(cores: list[int]) -> None:
         os.sched_setaffinity(0, cores)
     os.environ["OMP_NUM_THREADS"] = str(len(cores))
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)))
+
+
+def _share_kv(store: dict[str, Any], scratch: str) -> list[str]:
+    """The arguments that make this engine share KV through the block store; none where it cannot, for a told reason."""
+    required = store.pop("required")
+    plugin = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "kv", "plugin")
+    sys.path.append(plugin)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), plugin]))  # if it spawns
+    try:
+        problem: str = _import("halo_kv.connector").interface_problem()
+        if not problem:
+            _import("halo_kv.store").BlockStore(store["root"], "probe", store["cap_bytes"]).close()
+    except ImportError as error:
+        problem = f"this vLLM has no KV connectors ({error})"
+    except OSError as error:
+        problem = f"the block store {store['root']} cannot be used: {error.strerror or error}"
+    with open(os.path.join(scratch, "sharing"), "w", encoding="utf-8") as file:
+        file.write(problem)
+    if problem and required:
+        sys.exit(f"halo: KV cannot be shared: {problem}. Set kv_sharing = 'auto' or 'off'")
+    if problem:
+        print(f"halo: KV is not shared: {problem}", flush=True)
+        return []
+    config = {
+        "kv_connector": "HaloConnector",
+        "kv_connector_module_path": "halo_kv.connector",
+        "kv_role": "kv_both",
+        "kv_load_failure_policy": "recompute",
+        "kv_connector_extra_config": {**store, "counters": os.path.join(scratch, "kv-counters")},
+    }
+    return ["--kv-transfer-config", json.dumps(config)]
 
 
 def _serve(sock: socket.socket, vllm_args: list[str], *, fork: bool) -> None:

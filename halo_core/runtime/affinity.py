@@ -34,7 +34,7 @@ class _Group:
 
     def extra(self, station: Station) -> float:
         """Prompt tokens that `station` would have to compute before it can serve the group."""
-        return (len(self.prefix) - station.sent.depth(self.prefix)) * CHUNK_TOKENS
+        return (len(self.prefix) - station.sent_depth(self.prefix)) * CHUNK_TOKENS
 
 
 def static_prefix(flight: Flight) -> Chain:

@@ -9,6 +9,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from halo_core.kv import Keep
 from halo_core.pool.call import CallOrigin, Completion
 from halo_core.runtime import catalogs
 from halo_core.runtime.flight import Flight, MergeKey
@@ -142,6 +143,8 @@ class Batch:
         """What earlier runs had taught when the batch was opened."""
         self.ranks: Mapping[str, float] = {}
         """Operator -> how much of its row is still to come, see `operator_ranks`; what has more is served first."""
+        self.keeps: Mapping[str, Keep] = {}
+        """Operator -> what others will need of its calls' KV, see `halo_core.kv.keeps`."""
         self.planned = False
         """Whether the executor follows a plan of model switches that was made for it."""
         self.learnt: Catalog | None = None

@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from halo_core.errors import EngineDiedError, EngineError, HaloError
+from halo_core.kv import moving_pays
 from halo_core.pool.call import Completion, LLMCall, Usage
 from halo_core.pool.engine import Engine
 from halo_core.pool.loop import now_s
@@ -72,6 +73,8 @@ class Dispatcher:
         self.waiting: Counter[str] = Counter()
         """Operator -> its ready calls."""
         self._settling_s = 0.0
+        self._stored: PrefixIndex | None = None
+        """What the host's block store holds, where the engines share one."""
         self.warmups = 0
         self.warmup_usage = Usage()
         group.on_change.append(self._on_change)
@@ -129,6 +132,8 @@ class Dispatcher:
         """The engines' caches were reset."""
         for station in self._stations.values():
             station.forget()
+        if self._stored is not None:
+            self._stored.clear()
 
     # -- placing -------------------------------------------------------------------------------------------------
 
@@ -192,6 +197,7 @@ class Dispatcher:
             return self._take(0, stations[0])
         self._placement.review(stations)
         crowded = len(self._ready) + sum(s.calls for s in stations) > sum(s.engine.capacity.slots for s in stations)
+        crowded = crowded or any(station.kv_full for station in stations)
         for i, flight in enumerate(self._ready[:LOOK_AHEAD]):
             best = self._placement.best(flight, stations, crowded=crowded)
             if best.free:
@@ -209,8 +215,17 @@ class Dispatcher:
             if station is None or station.engine is not engine:
                 capacity = engine.capacity.kv_tokens or 200_000
                 chunks = int(capacity / CHUNK_TOKENS)
-                self._stations[engine.name] = Station(engine, PrefixIndex(chunks), PrefixIndex(chunks))
+                stored = self._stored_by(engine)
+                self._stations[engine.name] = Station(engine, PrefixIndex(chunks), PrefixIndex(chunks), stored=stored)
         return [self._stations[engine.name] for engine in self._group.ready]
+
+    def _stored_by(self, engine: Engine) -> PrefixIndex | None:
+        """What is known of the store that `engine` shares, the same for all engines; None where it shares none."""
+        if engine.sharing is None:
+            return None
+        if self._stored is None:
+            self._stored = PrefixIndex(int((engine.sharing.cap_tokens or 200_000) / CHUNK_TOKENS))
+        return self._stored
 
     def _answer(self, flight: Flight) -> float:
         """Tokens that the call is expected to generate."""
@@ -219,19 +234,22 @@ class Dispatcher:
         return min(answer, float(limit)) if limit else answer
 
     def _cost(self, flight: Flight, station: Station) -> float:
-        return flight.uncached_units(station.sent.depth(flight.chain)) + flight.answer_units
+        return flight.uncached_units(station.sent_depth(flight.chain)) + flight.answer_units
 
     def _unshared_tokens(self, flight: Flight) -> float:
         return flight.uncached_units(len(flight.chain)) + flight.answer_units / self._decode_units
 
     def _place(self, flight: Flight, station: Station) -> None:
         """`station` is to serve `flight`; it is sent with the others that are placed now."""
+        self._book(flight, station)
+        station.placed.append(flight)
+
+    def _book(self, flight: Flight, station: Station) -> None:
         flight.load_units = self._cost(flight, station)
         station.load_units += flight.load_units
         station.unshared_tokens += self._unshared_tokens(flight)
         station.sent.insert(flight.chain)
         _add(station.computing, flight.chain)
-        station.placed.append(flight)
 
     def _unplace(self, flight: Flight, station: Station) -> None:
         _remove(station.computing, flight.chain)
@@ -261,17 +279,39 @@ class Dispatcher:
         chain = flight.chain
         if not chain:
             return False
-        held = station.held.depth(chain)
+        held = station.held_depth(chain)
         for leader in station.warming:
             common = common_depth(leader, chain)
             # A leader that only begins alike is worth waiting for too, when that beginning is long.
             if common > held and (common - held >= MIN_SHARED_CHUNKS or not self._pays(flight, station, common)):
                 station.warming[leader].append(flight)
                 return True
+        for other in self._sharing_with(station):
+            for leader in other.warming:
+                if common_depth(leader, chain) - held >= MIN_SHARED_CHUNKS:  # computed once, whoever needs it
+                    self._hand_over(flight, station, other)
+                    other.warming[leader].append(flight)
+                    return True
         if not self._pays(flight, station, held):
             return False
+        idlest = min([station, *self._sharing_with(station)], key=lambda s: (len(s.warming), s.outlook))
+        if len(idlest.warming) < len(station.warming):
+            self._hand_over(flight, station, idlest)
+            station = idlest
         self._warm(flight, station)
         return True
+
+    def _sharing_with(self, station: Station) -> list[Station]:
+        """The other engines that take from the store what `station` puts there."""
+        if station.stored is None:
+            return []
+        others = (self._stations[engine.name] for engine in self._group.ready if engine.name in self._stations)
+        return [other for other in others if other.stored is station.stored and other is not station]
+
+    def _hand_over(self, flight: Flight, station: Station, other: Station) -> None:
+        """`other` has the call now."""
+        self._unplace(flight, station)
+        self._book(flight, other)
 
     def _pays(self, flight: Flight, station: Station, held: int) -> bool:
         """Whether to compute the prompt before the others that share its beginning, of which `held` chunks are there.
@@ -293,13 +333,15 @@ class Dispatcher:
     def _warm(self, flight: Flight, station: Station) -> None:
         # The warm-up is the first call's own prompt with one token to generate: exactly its prefix, no template guess.
         station.warming[flight.chain] = [flight]
-        units = flight.uncached_units(station.held.depth(flight.chain))
+        units = flight.uncached_units(station.held_depth(flight.chain))
         station.load_units += units
         self._spawn(self._warm_up(flight, station, units), station.engine)
 
     async def _warm_up(self, flight: Flight, station: Station, units: float) -> None:
         body = {k: v for k, v in flight.call.body.items() if k in _PROMPT_FIELDS}
-        call = LLMCall(station.engine.model, {**body, "max_tokens": 1, "temperature": 0}, origin=flight.call.origin)
+        body |= {"max_tokens": 1, "temperature": 0}
+        loads = moving_pays(self._group.curve)
+        call = LLMCall(station.engine.model, body, origin=flight.call.origin, share_tokens=-1, share_loads=loads)
         try:
             completion = await station.engine.complete(call)
             self.warmups += 1
@@ -315,6 +357,8 @@ class Dispatcher:
         finally:
             # Also after a failure: otherwise the same warm-up would be tried for ever.
             station.held.insert(flight.chain)
+            if station.stored is not None:
+                station.stored.insert(flight.chain)
             station.load_units -= units
             for waiting in station.warming.pop(flight.chain, ()):
                 self._unplace(waiting, station)
@@ -335,7 +379,14 @@ class Dispatcher:
     async def _fly(self, flight: Flight, station: Station) -> None:
         engine = station.engine
         # Where the engine has priorities, its own queue keeps our order too.
-        call = replace(flight.call, model=engine.model, priority=flight.call.priority + flight.order[0])
+        call = replace(
+            flight.call,
+            model=engine.model,
+            priority=flight.call.priority + flight.order[0],
+            share_tokens=flight.keep.tokens,
+            share_ends=flight.keep.last,
+            share_loads=moving_pays(self._group.curve),
+        )
         completion: Completion | None = None
         error: BaseException | None = None
         begun_s = now_s()
@@ -356,6 +407,9 @@ class Dispatcher:
             return
         if completion is not None:
             station.held.insert(flight.chain)
+            if station.stored is not None:
+                kept = flight.keep.tokens
+                station.stored.insert(flight.chain if kept < 0 else flight.chain[: int(kept / CHUNK_TOKENS)])
             station.step_begins()
             self._learn(call, completion)
             station.observe(completion.usage.generated_tokens, now_s() - begun_s)

@@ -26,7 +26,7 @@ MAX_ROWS = 4096
 """Rows whose last engine is remembered."""
 
 Own = dict[str, int]
-"""Engine -> chunks of a prompt that it was sent before, beyond what all rows share."""
+"""Engine -> chunks of a prompt that it was sent before or can load, beyond what all rows share."""
 
 
 class Placement:
@@ -70,7 +70,7 @@ class Placement:
 
     def best(self, flight: Flight, stations: list[Station], *, crowded: bool) -> Station:
         """The engine that should serve `flight`; `crowded`: more calls are here than the engines decode at once."""
-        own = {s.engine.name: s.sent.depth(flight.chain) - flight.static_chunks for s in stations}
+        own = {s.engine.name: s.sent_depth(flight.chain) - flight.static_chunks for s in stations}
         if crowded:
             candidates = _loyal(own, stations) or self._affinity.homes(flight, stations)
         else:

@@ -78,6 +78,8 @@ class Station:
     """Calls that it may not have begun with -> when they were sent, in order (the loop's time)."""
     unshared_tokens: float = 0.0
     """KV of those calls' prompts behind their last whole chunk, and of their expected answers."""
+    stored: PrefixIndex | None = None
+    """Prefixes that the host's block store holds, from which the engine takes them; None where it shares no KV."""
     load_units: float = 0.0
     """Outstanding work in prompt-token equivalents."""
     warming: dict[Chain, list[Flight]] = field(default_factory=dict)
@@ -85,6 +87,16 @@ class Station:
     pace: Pace = field(default_factory=Pace)
     step_s: float | None = None
     """Seconds of one of its steps at most, from the time that calls take per token; None while nothing is known."""
+
+    def sent_depth(self, chain: Chain) -> int:
+        """Leading chunks that it need not compute if it is sent such a prompt: it was sent them, or can load them."""
+        own = self.sent.depth(chain)
+        return max(own, self.stored.depth(chain)) if self.stored is not None and own < len(chain) else own
+
+    def held_depth(self, chain: Chain) -> int:
+        """Leading chunks that are there already, in the engine or in the store."""
+        own = self.held.depth(chain)
+        return max(own, self.stored.depth(chain)) if self.stored is not None and own < len(chain) else own
 
     def forget(self) -> None:
         """The engine's cache is empty."""
@@ -106,7 +118,7 @@ class Station:
         room = STEP_TOKENS
         sent_s = now_s() - HEAD_START_S
         for flight, at_s in list(self.queued.items())[:calls]:
-            room -= int(flight.uncached_units(self.held.depth(flight.chain)))
+            room -= int(flight.uncached_units(self.held_depth(flight.chain)))
             if at_s > sent_s or room < 0:
                 break
             del self.queued[flight]
@@ -133,10 +145,13 @@ class Station:
         return len(self.computing) * CHUNK_TOKENS + self.unshared_tokens
 
     @property
+    def kv_full(self) -> bool:
+        """Whether another call would only queue in the engine, or drive one out that is computed again then."""
+        kv_tokens = self.engine.capacity.kv_tokens
+        return bool(kv_tokens and self.calls and self.kv_tokens >= KV_FILL * kv_tokens)
+
+    @property
     def free(self) -> bool:
         """Whether the engine takes another call now."""
-        capacity = self.engine.capacity
-        if self.engine.health.state != "ready" or self.calls >= capacity.slots + capacity.slots // 8:
-            return False
-        # Beyond its KV an engine only queues, or preempts: what it has decoded so far would be computed again.
-        return not capacity.kv_tokens or not self.calls or self.kv_tokens < KV_FILL * capacity.kv_tokens
+        slots = self.engine.capacity.slots
+        return self.engine.health.state == "ready" and self.calls < slots + slots // 8 and not self.kv_full

@@ -32,6 +32,8 @@ class OperatorStats(_Counts):
     prompt_tokens: int = 0
     """Of executed calls; `cached_tokens` of them came out of the engines' prefix caches."""
     cached_tokens: int = 0
+    moved_tokens: int = 0
+    """Of the cached ones: those that came out of the host's block store."""
     generated_tokens: int = 0
     avoided_prompt_tokens: int = 0
     """Prompt tokens of shared and replayed calls: what plain execution would have sent as well."""
@@ -53,6 +55,7 @@ class OperatorStats(_Counts):
         if how is How.EXECUTED:
             self.prompt_tokens += usage.prompt_tokens
             self.cached_tokens += usage.cached_tokens
+            self.moved_tokens += usage.moved_tokens
             self.generated_tokens += usage.generated_tokens
         elif how in (How.SHARED, How.REPLAYED):
             self.avoided_prompt_tokens += usage.prompt_tokens

@@ -41,6 +41,7 @@ class FakeEngine:
     name = "served#0"
     model = "served"
     health = Health("ready")
+    sharing = None
     counters = EngineCounters(calls=14, prompt_tokens=2_400, cached_tokens=1_100, generated_tokens=700)
 
     async def close(self) -> None:

@@ -21,7 +21,7 @@ import pytest
 from halo_core.errors import EngineDiedError, EngineStartError
 from halo_core.pool.call import LLMCall
 from halo_core.pool.vllm import VLLMEngine
-from halo_core.pool.vllm_command import Placement, VLLMSettings
+from halo_core.pool.vllm_command import Placement, StoreSettings, VLLMSettings
 
 _ROOT = Path(__file__).parents[2]
 _spec = importlib.util.spec_from_file_location("fake_vllm", Path(__file__).with_name("fake_vllm.py"))
@@ -299,3 +299,96 @@ async def test_an_exiting_interpreter_takes_its_engines_along(model: Path) -> No
     pid = int(done.stdout)
     await eventually(lambda: gone(pid))
     assert "Traceback" not in done.stderr
+
+
+# -- shared KV ---------------------------------------------------------------------------------------------------------
+
+
+def connectors(folder: Path, methods: str) -> None:
+    """Give the stand-in a connector interface with these abstract methods."""
+    base = folder / "vllm" / "distributed" / "kv_transfer" / "kv_connector" / "v1"
+    base.mkdir(parents=True)
+    (base / "base.py").write_text(
+        "import abc\nclass KVConnectorMetadata: pass\nclass KVConnectorRole: pass\n"
+        f"class KVConnectorBase_V1(abc.ABC):\n{textwrap.indent(methods, '    ')}\n"
+    )
+    output = folder / "vllm" / "v1" / "core" / "sched"
+    output.mkdir(parents=True)
+    (output / "output.py").write_text("class SchedulerOutput: pass\n")
+    (folder / "vllm" / "version.py").write_text("__version__ = '0.99'\n")
+
+
+NOVEL = "@abc.abstractmethod\ndef beam_kv(self): ...\n"
+
+
+@pytest.mark.parametrize(
+    ("methods", "why"),
+    [
+        ("", "this vLLM has no KV connectors (No module named 'vllm.distributed')"),
+        (NOVEL, "the KV connector interface of vLLM 0.99 differs: it has no get_num_new_matched_tokens"),
+    ],
+)
+async def test_a_vllm_whose_connectors_differ_shares_no_kv(model: Path, tmp_path: Path, methods: str, why: str) -> None:
+    if methods:
+        connectors(tmp_path / "packages", methods)
+    store = StoreSettings(str(tmp_path / "store"), 1 << 20)
+    engine = VLLMEngine("e", "m", VLLMSettings(str(model), store=store), start_timeout_s=60)
+    await engine.start()
+    assert engine.sharing is None
+    assert why in engine.not_sharing
+    said = await ask(engine)
+    assert "--kv-transfer-config" not in said["args"]
+    assert "kv_transfer_params" not in said["body"]
+    await engine.close()
+    required = VLLMSettings(str(model), store=StoreSettings(str(tmp_path / "store"), 1 << 20, required=True))
+    engine = VLLMEngine("e", "m", required, start_timeout_s=60)
+    with pytest.raises(EngineStartError, match="Set kv_sharing = 'auto' or 'off'"):
+        await engine.start()
+    await engine.close()
+
+
+async def test_a_store_that_cannot_be_made_shares_no_kv(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    settings = VLLMSettings(str(model), store=StoreSettings(str(tmp_path / "file" / "store"), 1 << 20))
+    connectors(tmp_path / "packages", _WHOLE)
+    (tmp_path / "packages" / "vllm" / "v1" / "core" / "sched" / "output.py").write_text(
+        "class SchedulerOutput:\n    __dataclass_fields__ = {'kv_connector_block_state': None}\n"
+    )
+    engine = VLLMEngine("e", "m", settings, start_timeout_s=60)
+    await engine.start()
+    assert "store cannot be used: Not a directory" in engine.not_sharing
+    await engine.close()
+
+
+async def test_a_program_that_shares_kv_is_told_of_the_store(model: Path, tmp_path: Path) -> None:
+    connectors(tmp_path / "packages", _WHOLE)
+    (tmp_path / "packages" / "vllm" / "v1" / "core" / "sched" / "output.py").write_text(
+        "class SchedulerOutput:\n    __dataclass_fields__ = {'kv_connector_block_state': None}\n"
+    )
+    store = StoreSettings(str(tmp_path / "store"), 1 << 20, check=True)
+    engine = VLLMEngine("e", "m", VLLMSettings(str(model), store=store), start_timeout_s=60)
+    await engine.start()
+    assert engine.not_sharing == ""
+    said = await ask(engine)
+    config = json.loads(said["args"][said["args"].index("--kv-transfer-config") + 1])
+    assert config["kv_connector"] == "HaloConnector"
+    assert config["kv_load_failure_policy"] == "recompute"
+    assert config["kv_connector_extra_config"]["root"] == str(tmp_path / "store")
+    assert said["body"]["kv_transfer_params"] == {"halo": {"save": 0, "load": True, "last": False}}
+    assert engine.sharing is not None
+    assert engine.sharing.counters()["saved_blocks"] == 0
+    await engine.close()
+
+
+_HOOKS = (
+    "get_num_new_matched_tokens",
+    "update_state_after_alloc",
+    "build_connector_meta",
+    "request_finished",
+    "register_kv_caches",
+    "start_load_kv",
+    "wait_for_save",
+    "get_block_ids_with_load_errors",
+    "get_finished",
+)
+_WHOLE = "\n".join(f"def {name}(self): ..." for name in _HOOKS)

@@ -42,6 +42,8 @@ def text_of(completion: Completion) -> str:
 class ScriptedEngine:
     """Answers with the last message's content in upper case."""
 
+    sharing = None
+
     name: str = "e0"
     model: str = "m"
     slots: int = 4

@@ -1,0 +1,78 @@
+"""The host's block store as the pool sees it: how engines are told of it, and what they did with it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from halo_core.errors import ConfigError
+from halo_core.kv import BlockStore, Counters, default_cap_bytes, store_root
+from halo_core.pool.config import VLLMSpec
+from halo_core.pool.kv_speed import kv_bytes_per_token
+from halo_core.pool.vllm_command import StoreSettings, find_model
+
+ON_GPUS = "on GPUs it takes a connector of vLLM's own (LMCache, NIXL), which extra_args can name"
+
+
+def switched_off(spec: VLLMSpec) -> bool:
+    """Whether somebody has decided that the engines of a specification share no KV."""
+    return (os.environ.get("HALO_KV_SHARING") or spec.kv_sharing) == "off"
+
+
+def store_settings(spec: VLLMSpec, dtype: str) -> StoreSettings | None:
+    """What the engines of a specification (of this `dtype`) are told of the store; None where they are not to share KV.
+
+    Raises `ConfigError` for a store that is required and cannot be.
+    """
+    wanted = os.environ.get("HALO_KV_SHARING") or spec.kv_sharing
+    if wanted not in ("auto", "on", "off"):
+        raise ConfigError(f"HALO_KV_SHARING takes auto, on or off, not {wanted!r}")
+    if wanted == "off":
+        return None
+    root = store_root()
+    try:
+        cap = int(spec.kv_store_gib * 2**30) if spec.kv_store_gib else default_cap_bytes(root)
+    except OSError as error:
+        if wanted == "on":
+            raise ConfigError(f"kv_sharing = 'on' needs a folder for the store, and {root}: {error}") from error
+        return None
+    token_bytes = kv_bytes_per_token(find_model(spec.path or spec.model), dtype, spec.extra_args)
+    return StoreSettings(
+        str(root), cap, required=wanted == "on", check=os.environ.get("HALO_KV_CHECK") == "1", token_bytes=token_bytes
+    )
+
+
+class SharedStore:
+    """An engine's end of the block store. Keeps the store alive while the engine is restarted."""
+
+    def __init__(self, settings: StoreSettings, counters: Path) -> None:
+        self.root = Path(settings.root)
+        self.cap_bytes = settings.cap_bytes
+        self._token_bytes = settings.token_bytes
+        self._store = BlockStore(settings.root, "pool", settings.cap_bytes)
+        self._counters = Counters(counters)
+
+    @property
+    def cap_tokens(self) -> int:
+        """KV of so many tokens fits into the store; 0 where the model's KV is not known."""
+        return self.cap_bytes // self._token_bytes if self._token_bytes else 0
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes in the store now, of all engines."""
+        return self._store.used_bytes
+
+    def counters(self) -> Mapping[str, int]:
+        """What the engine has loaded and saved since it was started."""
+        return self._counters.read()
+
+    def clear(self) -> None:
+        """Forget all blocks, those of other engines too."""
+        self._store.clear()
+
+    def close(self) -> None:
+        """Let go; the last one empties the store."""
+        with contextlib.suppress(OSError):
+            self._store.close()
