@@ -41,13 +41,23 @@ def main(
     scale: Annotated[float, typer.Option(help="Factor on the primitives' prompts.")] = 0.1,
     latency_scale: Annotated[float, typer.Option(help="Factor on the HTTP tools' latency.")] = 0.02,
     layout: Annotated[str, typer.Option(help="Engine layout, ENGINESxCORES or auto (calibrated).")] = "2x1",
+    moves: Annotated[str, typer.Option(help="Whether KV moves between the engines: auto, always, never.")] = "auto",
     json_: Annotated[Path | None, typer.Option("--json", help="Write what was found here.")] = None,
 ) -> None:
     """Rows of every workload on Halo and on plain LangGraph, float32, natural ends; exits 1 if any differs."""
     if unknown := [name for name in names or () if name not in NAMES]:
         raise typer.BadParameter(f"unknown workload {', '.join(unknown)}; known: {', '.join(NAMES)}")
+    if moves not in ("auto", "always", "never"):
+        raise typer.BadParameter("--moves takes auto, always or never")
     pool = shared.start(layout, "float32")
-    document: dict[str, Any] = {"layout": layout, "dtype": "float32", "machine": machine(), "versions": versions()}
+    pool.kv_moves = moves  # type: ignore[assignment]
+    document: dict[str, Any] = {
+        "layout": layout,
+        "dtype": "float32",
+        "moves": moves,
+        "machine": machine(),
+        "versions": versions(),
+    }
     found: dict[str, Any] = {}
     for name in names or NAMES:
         with opened(name, latency_scale=latency_scale, scale=scale) as workload:

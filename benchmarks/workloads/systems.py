@@ -25,6 +25,7 @@ SYSTEMS = {
     "B0s": "B0 with the rows sorted",
     "B6": "no framework: level by level, all rows of a level at once",
     "B7": "no framework: every step as soon as its inputs are there, written by hand",
+    "alone": "Halo, its engines sharing no KV",
     "oracle": "all calls known in advance, merged, in the best order, straight into the engines",
     "serial": "plain LangGraph, one row after the other",
 }
@@ -89,19 +90,20 @@ class Systems(Trials):
 
     # -- systems -------------------------------------------------------------------------------------------------
 
-    def halo(self, rows: list[Row]) -> RunRecord:
-        """The app with `backend="halo"`."""
+    def halo(self, rows: list[Row], name: str = "halo") -> RunRecord:
+        """The app with `backend="halo"`; as `alone` without shared KV."""
+        self.pool.kv_moves = "never" if name == "alone" else "auto"
         halo.install()
         graph = build(self.workload, self.intercepted, sync=self.sync)
         app: Any = graph.compile(backend="halo", name=self.workload.name)  # type: ignore[call-arg]
-        record = RunRecord("halo", 0)
+        record = RunRecord(name, 0)
         with self.counted(record):
             outs = app.batch(rows) if self.sync else asyncio.run(app.abatch(rows))
         stats = app.last_run.stats
         record.calls_executed, record.calls_shared = stats.total.executed, stats.total.shared
         tools = stats.tool_total
         record.extra = {"tools_executed": tools.executed, "tools_shared": tools.shared, "tools_ahead": tools.ahead}
-        self._keep("halo", map(self.workload.answers, outs))
+        self._keep(name, map(self.workload.answers, outs))
         return record
 
     def langgraph(
@@ -149,8 +151,8 @@ class Systems(Trials):
 
     def one(self, name: str, rows: list[Row], variant: bool) -> RunRecord:
         """One run of a system."""
-        if name == "halo":
-            return self.halo(rows)
+        if name in ("halo", "alone"):
+            return self.halo(rows, name)
         if name == "oracle":
             return self.tried[variant] if self.once else self.oracle(variant)
         if name in ("B0", "B0s"):

@@ -117,6 +117,8 @@ class Completion:
     usage: Usage = field(default_factory=Usage)
     engine: str = ""
     """Name of the engine that computed it."""
+    blocks: tuple[bytes, ...] = ()
+    """The engine's hashes of the prompt's whole KV blocks, where it says them."""
 
     def parse(self) -> Any:
         """A fresh Python object (a dict, or a list of chunk dicts for a streamed call)."""

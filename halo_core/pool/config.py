@@ -83,6 +83,9 @@ class PoolConfig(_Spec):
     """Whether vLLM engines are measured when they come up as nobody has measured them before: about a minute, once per
     model, layout and machine. HALO_CALIBRATE=0 switches it off as well. What is remembered is used in any case; servers
     that others run are only measured by `halo calibrate`."""
+    kv_moves: Literal["auto", "always", "never"] = "auto"
+    """Whether calls go to engines that have to take their prefix from the block store. `always` and `never` are for
+    comparing: the answers are the same."""
     places: int | None = Field(default=None, gt=0)
     """At most so many engines are loaded at once, each on an equal share of the machine; the models take turns.
 

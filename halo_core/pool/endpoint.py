@@ -223,9 +223,9 @@ class EndpointEngine:
         document = parse(response.body)
         if not isinstance(document, dict) or not isinstance(document.get("choices"), list):
             raise self._no_completion(document, response.body)
-        usage = self._usage(document)
-        self._count(usage)
-        return Completion(response.body, usage, self.name)
+        completion = self._completion(document, response.body)
+        self._count(completion.usage)
+        return completion
 
     async def stream(self, call: LLMCall) -> AsyncIterator[bytes]:
         """Answer `call` chunk by chunk. Raises as `complete` does, also after some chunks."""
@@ -276,9 +276,9 @@ class EndpointEngine:
         except (TypeError, ValueError) as error:
             raise EngineError(f"the call to model {self.model!r} cannot be written as JSON: {error}") from error
 
-    def _usage(self, document: Mapping[str, Any]) -> Usage:
-        """What an answer says of its tokens."""
-        return Usage.from_wire(document.get("usage"))
+    def _completion(self, document: Mapping[str, Any], body: bytes) -> Completion:
+        """An answer, read. Subclasses take out what their server says to Halo alone."""
+        return Completion(body, Usage.from_wire(document.get("usage")), self.name)
 
     def _count(self, usage: Usage) -> None:
         counters = self.counters

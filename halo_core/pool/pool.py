@@ -69,6 +69,8 @@ class EnginePool:
     def __init__(self, config: PoolConfig | None = None, *, loop: asyncio.AbstractEventLoop | None = None) -> None:
         """`loop`: to run on, in a thread of the pool's own; a simulation has one of virtual time."""
         self.config = config or PoolConfig()
+        self.kv_moves = self.config.kv_moves
+        """As configured, or as somebody who compares has set it since."""
         self._groups: dict[str, EngineGroup] = {}
         self._lock = threading.Lock()
         self._closed = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import Counter as CountOf
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -52,6 +53,7 @@ class SharedStore:
         self.cap_bytes = settings.cap_bytes
         self._token_bytes = settings.token_bytes
         self._store = BlockStore(settings.root, "pool", settings.cap_bytes)
+        self._earlier: CountOf[str] = CountOf()
         self._counters = Counters(counters)
 
     @property
@@ -65,8 +67,13 @@ class SharedStore:
         return self._store.used_bytes
 
     def counters(self) -> Mapping[str, int]:
-        """What the engine has loaded and saved since it was started."""
-        return self._counters.read()
+        """What the engine has loaded and saved, restarts included."""
+        return {name: count + self._earlier[name] for name, count in self._counters.read().items()}
+
+    def counts_in(self, file: Path) -> None:
+        """The engine was started again, and counts in another file."""
+        self._earlier.update(self._counters.read())
+        self._counters = Counters(file)
 
     def clear(self) -> None:
         """Forget all blocks, those of other engines too."""

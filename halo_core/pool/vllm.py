@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from halo_core.errors import EngineDiedError, EngineError, EngineStartError
-from halo_core.pool.call import LLMCall, Usage
+from halo_core.pool.call import Completion, LLMCall
 from halo_core.pool.endpoint import EndpointEngine
 from halo_core.pool.engine import CacheEvent, Capacity, Health
 from halo_core.pool.http import HttpError
@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 _POLL_S = 0.1
 _GRACE_S = 5.0
+_TOLD = re.compile(rb',"kv_transfer_params":\{"halo":\{[^{}]*\}\}')
 _LABELS = re.compile(r'(\w+)="([^"]*)"')
 
 
@@ -231,7 +232,10 @@ class VLLMEngine(EndpointEngine):
         """Whether the program shares KV, which it has found out itself."""
         store = self.settings.store
         said = process.scratch / "sharing"
-        if store is None or self._sharing is not None:
+        if store is None:
+            return
+        if self._sharing is not None:
+            self._sharing.counts_in(process.scratch / "kv-counters")
             return
         if self.placement.gpus:
             self.not_sharing = ON_GPUS
@@ -289,10 +293,17 @@ class VLLMEngine(EndpointEngine):
             wire["kv_transfer_params"] = {"halo": asked}
         return self._encode(wire)
 
-    def _usage(self, document: Mapping[str, Any]) -> Usage:
-        usage = super()._usage(document)
+    def _completion(self, document: Mapping[str, Any], body: bytes) -> Completion:
+        completion = super()._completion(document, body)
         told = (document.get("kv_transfer_params") or {}).get("halo") if self._sharing is not None else None
-        return replace(usage, moved_tokens=int(told.get("moved_tokens", 0))) if told else usage
+        if not told:
+            return completion
+        return Completion(
+            _TOLD.sub(b"", body),  # the app sees, and the journal keeps, what a plain server would have said
+            replace(completion.usage, moved_tokens=int(told.get("moved_tokens", 0))),
+            self.name,
+            tuple(bytes.fromhex(block) for block in told.get("blocks", "").split()),
+        )
 
     async def cache_events(self) -> AsyncIterator[CacheEvent]:
         """What the engine stores and removes from now on; ends with the process. The first event is `cleared`.

@@ -188,6 +188,7 @@ def engine_environment(settings: VLLMSettings, placement: Placement, *, python: 
         "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "3600",
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONHASHSEED": "0",  # equal prefixes get equal block hashes in all engines
+        "VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES": "0",  # whole hashes, as answers name the blocks
         "PYTHONUNBUFFERED": "1",
     }
     env.setdefault("VLLM_NO_USAGE_STATS", "1")

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from halo_core.errors import EngineDiedError, EngineError, HaloError
-from halo_core.kv import moving_pays
+from halo_core.kv import BlockIndex, PromptBlocks, moving_pays
 from halo_core.pool.call import Completion, LLMCall, Usage
 from halo_core.pool.engine import Engine
 from halo_core.pool.loop import now_s
@@ -75,6 +75,7 @@ class Dispatcher:
         self._settling_s = 0.0
         self._stored: PrefixIndex | None = None
         """What the host's block store holds, where the engines share one."""
+        self._prompt_blocks = PromptBlocks()
         self.warmups = 0
         self.warmup_usage = Usage()
         group.on_change.append(self._on_change)
@@ -199,7 +200,10 @@ class Dispatcher:
         crowded = len(self._ready) + sum(s.calls for s in stations) > sum(s.engine.capacity.slots for s in stations)
         crowded = crowded or any(station.kv_full for station in stations)
         for i, flight in enumerate(self._ready[:LOOK_AHEAD]):
-            best = self._placement.best(flight, stations, crowded=crowded)
+            if self._pool.kv_moves == "always":
+                best = min(stations, key=lambda s: (s.sent.depth(flight.chain), s.calls))
+            else:
+                best = self._placement.best(flight, stations, crowded=crowded)
             if best.free:
                 return self._take(i, best)
         return None
@@ -215,13 +219,15 @@ class Dispatcher:
             if station is None or station.engine is not engine:
                 capacity = engine.capacity.kv_tokens or 200_000
                 chunks = int(capacity / CHUNK_TOKENS)
-                stored = self._stored_by(engine)
-                self._stations[engine.name] = Station(engine, PrefixIndex(chunks), PrefixIndex(chunks), stored=stored)
-        return [self._stations[engine.name] for engine in self._group.ready]
+                self._stations[engine.name] = Station(engine, PrefixIndex(chunks), PrefixIndex(chunks))
+        stations = [self._stations[engine.name] for engine in self._group.ready]
+        for station in stations:
+            station.stored = self._stored_by(station.engine)
+        return stations
 
     def _stored_by(self, engine: Engine) -> PrefixIndex | None:
         """What is known of the store that `engine` shares, the same for all engines; None where it shares none."""
-        if engine.sharing is None:
+        if engine.sharing is None or self._pool.kv_moves == "never" or not moving_pays(self._group.curve):
             return None
         if self._stored is None:
             self._stored = PrefixIndex(int((engine.sharing.cap_tokens or 200_000) / CHUNK_TOKENS))
@@ -340,10 +346,12 @@ class Dispatcher:
     async def _warm_up(self, flight: Flight, station: Station, units: float) -> None:
         body = {k: v for k, v in flight.call.body.items() if k in _PROMPT_FIELDS}
         body |= {"max_tokens": 1, "temperature": 0}
-        loads = moving_pays(self._group.curve)
-        call = LLMCall(station.engine.model, body, origin=flight.call.origin, share_tokens=-1, share_loads=loads)
+        shares, origin = station.stored is not None, flight.call.origin
+        model = station.engine.model
+        call = LLMCall(model, body, origin=origin, share_tokens=-1 if shares else 0, share_loads=shares)
         try:
             completion = await station.engine.complete(call)
+            self._learn_blocks(flight, station, completion)
             self.warmups += 1
             usage = completion.usage
             self.warmup_usage = Usage(
@@ -383,9 +391,9 @@ class Dispatcher:
             flight.call,
             model=engine.model,
             priority=flight.call.priority + flight.order[0],
-            share_tokens=flight.keep.tokens,
+            share_tokens=flight.keep.tokens if station.stored is not None else 0,
             share_ends=flight.keep.last,
-            share_loads=moving_pays(self._group.curve),
+            share_loads=station.stored is not None,
         )
         completion: Completion | None = None
         error: BaseException | None = None
@@ -412,6 +420,7 @@ class Dispatcher:
                 station.stored.insert(flight.chain if kept < 0 else flight.chain[: int(kept / CHUNK_TOKENS)])
             station.step_begins()
             self._learn(call, completion)
+            self._learn_blocks(flight, station, completion)
             station.observe(completion.usage.generated_tokens, now_s() - begun_s)
         self._land(flight, completion, error)
 
@@ -468,6 +477,36 @@ class Dispatcher:
         known = self._answer_tokens.get(operator)
         seen = float(completion.usage.generated_tokens)
         self._answer_tokens[operator] = seen if known is None else 0.8 * known + 0.2 * seen
+
+    def _learn_blocks(self, flight: Flight, station: Station, completion: Completion) -> None:
+        """How the engines name the blocks of this prompt; who says so is listened to from now on."""
+        if not completion.blocks:
+            return
+        chunk_tokens = completion.usage.prompt_tokens * CHUNK_TOKENS / max(flight.prompt_units, 1.0)
+        block_size = station.engine.capacity.block_size
+        self._prompt_blocks.learn(flight.chain, chunk_tokens, completion.blocks, block_size)
+        if station.blocks is None:
+            station.blocks = BlockIndex()
+            self._spawn(self._listen(station, station.blocks))
+
+    async def _listen(self, station: Station, blocks: BlockIndex) -> None:
+        """Correct what is believed of an engine's cache by what it says itself, until it ends."""
+        try:
+            async for event in station.engine.cache_events():
+                if event.kind == "stored":
+                    blocks.stored(event.block_hashes)
+                    station.held.add(self._prompt_blocks.chunks(event.block_hashes))
+                elif event.kind == "removed":
+                    blocks.removed(event.block_hashes)
+                    gone = self._prompt_blocks.chunks(event.block_hashes)
+                    station.held.discard(gone)
+                    station.sent.discard(gone)
+                else:
+                    if blocks.resyncs:  # the first says that the subscription stands
+                        station.forget()
+                    blocks.cleared()
+        finally:
+            station.blocks = None
 
     def _spawn(self, coroutine: Any, engine: Engine | None = None) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = asyncio.ensure_future(coroutine)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -109,6 +109,16 @@ class PrefixIndex:
             self._held.move_to_end(chunk)
         while len(self._held) > self._capacity:
             self._held.popitem(last=False)
+
+    def add(self, chunks: Iterable[bytes]) -> None:
+        """The engine says that it holds these."""
+        for chunk in chunks:
+            self._held[chunk] = None
+
+    def discard(self, chunks: Iterable[bytes]) -> None:
+        """The engine says that it holds these no longer."""
+        for chunk in chunks:
+            self._held.pop(chunk, None)
 
     def clear(self) -> None:
         """The engine's cache was reset, or the engine was started again."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from halo_core.kv import BlockIndex
 from halo_core.pool.engine import Engine
 from halo_core.pool.loop import now_s
 from halo_core.runtime.flight import Flight
@@ -80,6 +81,8 @@ class Station:
     """KV of those calls' prompts behind their last whole chunk, and of their expected answers."""
     stored: PrefixIndex | None = None
     """Prefixes that the host's block store holds, from which the engine takes them; None where it shares no KV."""
+    blocks: BlockIndex | None = None
+    """What the engine says that it holds, once it says so."""
     load_units: float = 0.0
     """Outstanding work in prompt-token equivalents."""
     warming: dict[Chain, list[Flight]] = field(default_factory=dict)

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from halo_core.pool import Completion, EnginePool, LLMCall
 from halo_core.pool.endpoint import EndpointEngine
 from halo_core.pool.kv_speed import kv_bytes_per_token
 from halo_core.pool.synthetic import text
+from halo_core.runtime import Executor
+from halo_core.runtime.prefix import Prompt
 
 pytestmark = pytest.mark.engine
 BLOCK = 32
@@ -240,3 +243,49 @@ def test_a_full_store_costs_only_speed(pair: Pair, tmp_path: Path) -> None:
     assert (theirs, moved) == (said, 0)
     assert counters["saved_blocks"] <= 2
     assert counters["refused_blocks"] >= 8
+
+
+def test_the_engine_says_how_it_names_the_blocks_and_what_became_of_them(pair: Pair) -> None:
+    events: list[Any] = []
+
+    async def heard() -> Completion:
+        stream = pair.one.cache_events()
+        events.append(await anext(stream))
+
+        async def listen() -> None:
+            async for event in stream:
+                events.append(event)
+
+        listening = asyncio.ensure_future(listen())
+        completion: Completion = await pair.one.complete(ask(12))
+        while not any(event.kind == "stored" for event in events):
+            await asyncio.sleep(0.05)
+        listening.cancel()
+        return completion
+
+    completion = pair.pool.thread.run(heard())
+    stored = [block for event in events if event.kind == "stored" for block in event.block_hashes]
+    assert len(completion.blocks) >= PREFIX // BLOCK
+    assert list(completion.blocks) == stored[: len(completion.blocks)]
+    assert b"halo" not in completion.raw and completion.parse()["choices"]
+
+
+def test_what_an_engine_evicts_is_known(pair: Pair) -> None:
+    """The runtime's belief follows the engine's own events, here a reset that somebody else has asked for."""
+    executor = Executor(pair.pool)
+    batch = executor.open_batch("b")
+
+    async def call() -> None:
+        await executor.call(executor.begin(batch, "r"), ask(13))
+
+    asyncio.run(call())
+    dispatcher = executor._dispatchers["smollm2"]
+    station = next(s for s in dispatcher._stations.values() if s.blocks is not None)
+    chain = Prompt.of(ask(13).body).chain
+    assert station.held.depth(chain) == len(chain) > 0
+    pair.forget(station.engine)
+    pair.answer(station.engine, ask(14))  # the reset is told with the next step
+    deadline = time.monotonic() + 20
+    while station.held.depth(chain) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert station.held.depth(chain) == station.sent.depth(chain) == 0
