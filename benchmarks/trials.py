@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -110,6 +111,22 @@ class Trials:
         return record
 
     @contextmanager
+    def ceilinged(self, record: RunRecord) -> Iterator[None]:
+        """Add what one engine with an endless cache would have computed of the calls, where engines name blocks."""
+        asked: list[tuple[int, Completion]] = []
+        engines: list[Any] = list(self.pool.group(shared.MODEL).engines)
+        for engine in engines:
+            engine.complete = _noting(engine.complete, asked)
+        try:
+            yield
+        finally:
+            for engine in engines:
+                del engine.complete
+        if asked and all(completion.blocks for _, completion in asked):
+            size = engines[0].capacity.block_size
+            record.extra["endless_cache_tokens"] = endless_cache_tokens(asked, size)
+
+    @contextmanager
     def recorded(self) -> Iterator[list[LLMCall]]:
         """The calls that reach the engines inside the block."""
         calls: list[LLMCall] = []
@@ -121,6 +138,33 @@ class Trials:
         finally:
             for engine in engines:
                 del engine.complete
+
+
+def endless_cache_tokens(asked: list[tuple[int, Completion]], block_size: int) -> int:
+    """Prompt tokens that one engine computes which forgets nothing, asked one call after the other in this order."""
+    seen: set[bytes] = set()
+    computed = 0
+    for _, completion in sorted(asked, key=lambda one: one[0]):
+        prompt = completion.usage.prompt_tokens
+        known = 0
+        for block in completion.blocks[: (prompt - 1) // block_size]:
+            if block not in seen:
+                break
+            known += block_size
+        computed += prompt - known
+        seen.update(completion.blocks)
+    return computed
+
+
+def _noting(complete: Callable[[LLMCall], Any], asked: list[tuple[int, Completion]]) -> Callable[[LLMCall], Any]:
+    async def noted(call: LLMCall) -> Completion:
+        number = time.monotonic_ns()
+        completion: Completion = await complete(call)
+        if call.body.get("max_tokens") != 1:  # warm-ups are Halo's own
+            asked.append((number, completion))
+        return completion
+
+    return noted
 
 
 def _recording(complete: Callable[[LLMCall], Any], calls: list[LLMCall]) -> Callable[[LLMCall], Any]:

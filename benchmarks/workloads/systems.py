@@ -97,12 +97,12 @@ class Systems(Trials):
         graph = build(self.workload, self.intercepted, sync=self.sync)
         app: Any = graph.compile(backend="halo", name=self.workload.name)  # type: ignore[call-arg]
         record = RunRecord(name, 0)
-        with self.counted(record):
+        with self.ceilinged(record), self.counted(record):
             outs = app.batch(rows) if self.sync else asyncio.run(app.abatch(rows))
         stats = app.last_run.stats
         record.calls_executed, record.calls_shared = stats.total.executed, stats.total.shared
         tools = stats.tool_total
-        record.extra = {"tools_executed": tools.executed, "tools_shared": tools.shared, "tools_ahead": tools.ahead}
+        record.extra |= {"tools_executed": tools.executed, "tools_shared": tools.shared, "tools_ahead": tools.ahead}
         self._keep(name, map(self.workload.answers, outs))
         return record
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from halo_core.explain.comparison import comparison
-from halo_core.explain.findings import observed_findings
+from halo_core.explain.findings import observed_findings, reuse_findings
 from halo_core.explain.tables import Cells, Tree, plan_tree, render, table
 from halo_core.plan import Plan
 from halo_core.pool import Engine, Places, Usage
@@ -29,7 +29,9 @@ def analyze(batch: Batch, plans: Sequence[tuple[str, Plan]]) -> str:
     total = Tree(["", "total  [\0total\0]"], {"total": _counts(stats.total)})
     lines = [*render(_HEADERS, [*trees, total]), "", *_tools(stats), *_rows(batch), *_surroundings()]
     if batch.watch is not None:
-        lines += [*comparison(batch, get_executor().pool), *observed_findings(batch.watch.prompts())]
+        pool = get_executor().pool
+        lines += [*comparison(batch, pool), *reuse_findings(batch, pool)]
+        lines += observed_findings(batch.watch.prompts())
     return "\n".join(lines)
 
 

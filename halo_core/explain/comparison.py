@@ -85,7 +85,10 @@ def compare(batch: Batch, pool: EnginePool) -> Comparison:
     if batch.watch is None:
         raise HaloError("only batches of apps that can be lifted are predicted")
     rows = RowSet(batch.watch.contents, batch.watch.fields)
-    return Comparison(batch, predict(batch.app, rows, catalog=batch.known or batch.learnt, pool=pool))
+    catalog = batch.known
+    if catalog is None and batch.learnt is not None:
+        catalog = batch.learnt.model_copy(update={"last": None})  # its own time would be the prediction
+    return Comparison(batch, predict(batch.app, rows, catalog=catalog, pool=pool))
 
 
 def comparison(batch: Batch, pool: EnginePool) -> list[str]:

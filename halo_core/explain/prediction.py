@@ -217,12 +217,28 @@ def summary(prediction: Prediction, cost_per_gpu_hour: float | None = None) -> l
         f"  in the cost model the planner's schedule takes {prediction.schedule_s:.1f} s, and none takes less than "
         f"{prediction.bound_s:.1f} s (gap {_gap(prediction)})"
     )
+    lines += _moves(prediction)
     if cost_per_gpu_hour is not None:
         money = prediction.gpu_hours * cost_per_gpu_hour
         lines.append(
             f"  costs {money:,.4f} at {cost_per_gpu_hour:g} per GPU hour: {prediction.gpu_hours:.4f} GPU hours, "
             f"{money / max(prediction.rows, 1):,.6f} a row"
         )
+    return lines
+
+
+def _moves(prediction: Prediction) -> list[str]:
+    """What is expected to come out of the block store, and what that saves."""
+    lines = []
+    for group in prediction.fleet.groups:
+        steps = [step for step in prediction.simulation.steps if step.model == group.model]
+        moved = sum(step.moved_tokens for step in steps) * prediction.factor
+        copy_s = group.curve.kv_copy_s(moved)
+        if not moved:
+            continue
+        copied = f"{copy_s:.2f} s of copying in place of" if copy_s is not None else "in place of"
+        compute_s = moved * group.curve.prefill_token_s
+        lines.append(f"  {moved:,.0f} prompt tokens come out of the KV store: {copied} {compute_s:.1f} s of computing")
     return lines
 
 

@@ -118,7 +118,7 @@ class Completion:
     engine: str = ""
     """Name of the engine that computed it."""
     blocks: tuple[bytes, ...] = ()
-    """The engine's hashes of the prompt's whole KV blocks, where it says them."""
+    """The engine's hashes of the whole KV blocks of prompt and answer, where it says them."""
 
     def parse(self) -> Any:
         """A fresh Python object (a dict, or a list of chunk dicts for a streamed call)."""

@@ -9,11 +9,19 @@ from halo_core.errors import ConfigError
 from halo_core.pool import EnginePool, LLMCall, PoolConfig
 from halo_core.pool.calibrate import curve_key, curves_folder, remembered
 from halo_core.pool.clock import RealClock
+from halo_core.pool.config import VLLMSpec
+from halo_core.pool.layout import vllm_settings
+from halo_core.pool.machine import machine
+from halo_core.pool.pool import EngineGroup
+from halo_core.pool.prefix_cache import SimulatedStore
 from halo_core.pool.simulated import SimulatedEngine
 from halo_core.pool.virtual_loop import VirtualLoop
 from halo_core.runtime.station import STEP_TOKENS
 from halo_core.stats import CalibrationRecord, EngineCurve
 from halo_core.stats.calibration import find
+
+ENDLESS = 1 << 40
+"""Tokens of a store whose tokens have no known size."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -30,6 +38,8 @@ class SimulatedGroup:
     block_size: int = 16
     step_tokens: int = STEP_TOKENS
     """Tokens that a step takes at most."""
+    store_tokens: int = 0
+    """Tokens of KV that fit into the store that they share; 0 where they share none."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -55,8 +65,10 @@ class Fleet:
         """A pool of these engines on a loop of virtual time; close it."""
         pool = EnginePool(PoolConfig(adopt=False), loop=VirtualLoop())
         for group in self.groups:
+            blocks = group.store_tokens // group.block_size
+            store = SimulatedStore(blocks, group.block_size) if blocks else None
             for index in range(group.engines):
-                pool.add(_engine(group, index))
+                pool.add(_engine(group, index, store))
         return pool
 
 
@@ -75,7 +87,18 @@ def _group(pool: EnginePool, model: str) -> SimulatedGroup:
     record = find(curves_folder(), curve_key(group.engines)) if group.engines else remembered(group.specs)
     if record is None:
         raise ConfigError(f"how fast the engines of {model!r} are is not known; `halo calibrate` measures it, once")
-    return group_of(model, record, len(group.engines) or None)
+    found = group_of(model, record, len(group.engines) or None)
+    return replace(found, store_tokens=_store_tokens(group) if pool.kv_moves != "never" else 0)
+
+
+def _store_tokens(group: EngineGroup) -> int:
+    """Tokens that fit into the store that the group's engines share, or would; 0 where they share none."""
+    if group.engines:
+        sharing = group.engines[0].sharing
+        return (sharing.cap_tokens or ENDLESS) if sharing is not None else 0
+    specs = [spec for spec in group.specs if isinstance(spec, VLLMSpec)]
+    store = vllm_settings(specs[0]).store if specs and not machine().gpus else None
+    return (store.cap_bytes // store.token_bytes if store.token_bytes else ENDLESS) if store is not None else 0
 
 
 def group_of(model: str, record: CalibrationRecord, engines: int | None = None) -> SimulatedGroup:
@@ -84,7 +107,7 @@ def group_of(model: str, record: CalibrationRecord, engines: int | None = None) 
     return SimulatedGroup(model, engines or count, record.curve, record.slots, record.kv_tokens, record.block_size)
 
 
-def _engine(group: SimulatedGroup, index: int) -> SimulatedEngine:
+def _engine(group: SimulatedGroup, index: int, store: SimulatedStore | None) -> SimulatedEngine:
     return SimulatedEngine(
         f"{group.model}#{index}",
         group.model,
@@ -95,6 +118,7 @@ def _engine(group: SimulatedGroup, index: int) -> SimulatedEngine:
         answer_tokens=_length,
         clock=RealClock(),  # of the loop, whose time is virtual
         curve=group.curve,
+        store=store,
     )
 
 

@@ -37,6 +37,8 @@ class StepForecast:
     prompt_tokens: int
     """Of executed calls, as are the following."""
     cached_tokens: int
+    moved_tokens: int
+    """Of the cached ones: taken from the store that the engines share."""
     ceiling_tokens: int
     """Of the prompt tokens: what one engine with an endless cache would have had."""
     generated_tokens: int
@@ -166,6 +168,7 @@ def _steps(catalog: Catalog, asked: list[Asked], begun_s: float) -> tuple[StepFo
                 statistics.fmean(one.answered_s - one.asked_s for one in calls) if calls else 0.0,
                 sum(one.completion.usage.prompt_tokens for one in computed),
                 sum(one.completion.usage.cached_tokens for one in computed),
+                sum(one.completion.usage.moved_tokens for one in computed),
                 sum(one.repeated_tokens for one in computed),
                 sum(one.completion.usage.generated_tokens for one in computed),
                 tuple(name for name, _ in places.most_common()),

@@ -15,8 +15,9 @@ from halo_core.stats.curve import DecodePoint, EngineCurve, attention_pairs
 from halo_core.stats.distribution import Distribution
 from halo_core.stats.fields import row_fields
 from halo_core.stats.fit import Probe, Residual, fit, residuals
-from halo_core.stats.learn import learn
+from halo_core.stats.learn import by_step, learn
 from halo_core.stats.observed import ROWS_READ, ROWS_TIMED, Observed, ObservedCall, ObservedRow, ToolTimes
+from halo_core.stats.reuse import Reuse, decoded_reuse
 
 __all__ = [
     "ROWS_READ",
@@ -32,12 +33,15 @@ __all__ = [
     "ObservedRow",
     "Probe",
     "Residual",
+    "Reuse",
     "SharedPart",
     "StepProfile",
     "ToolProfile",
     "ToolTimes",
     "attention_pairs",
+    "by_step",
     "catalog_file",
+    "decoded_reuse",
     "fit",
     "learn",
     "read_catalog",

@@ -160,7 +160,7 @@ def test_explain_analyze_without_a_plan() -> None:
     count(report, "write", How.EXECUTED, 2, Usage(100, 0, 50))
     lines = explain_analyze(report).splitlines()
     assert lines[0].endswith("│ batch 'demo', without a plan")
-    assert lines[1].split() == ["2", "2", "-", "-", "-", "200", "-", "100", "-", "│", "write"]
+    assert lines[1].split() == ["2", "2", "-", "-", "-", "200", "-", "-", "100", "-", "│", "write"]
 
 
 def test_explain_analyze_shows_what_is_loaded_where() -> None:

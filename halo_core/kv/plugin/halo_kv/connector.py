@@ -174,7 +174,7 @@ class HaloConnector(KVConnectorBase_V1):  # type: ignore[misc]
         return made
 
     def request_finished(self, request: Any, block_ids: Sequence[int]) -> tuple[bool, dict[str, Any] | None]:
-        """Tell the caller what came from the store, and how the engine names the prompt's blocks."""
+        """Tell the caller what came from the store, and how the engine names the blocks of prompt and answer."""
         self._matched.pop(request.request_id, None)
         served = self._served.pop(request.request_id, None)
         if served is None:
@@ -182,7 +182,7 @@ class HaloConnector(KVConnectorBase_V1):  # type: ignore[misc]
         if served.ends:
             self._store.drop(map(_key, request.block_hashes[served.save_blocks :]))
         told: dict[str, Any] = {"moved_tokens": served.moved_tokens}
-        blocks = request.block_hashes[: request.num_prompt_tokens // self._block_tokens]
+        blocks = request.block_hashes[: request.num_computed_tokens // self._block_tokens]
         if all(isinstance(block, bytes) for block in blocks):
             told["blocks"] = " ".join(block.hex() for block in blocks)
         return False, {"halo": told}
