@@ -97,6 +97,7 @@ class EngineTotals:
     requests: int
     steps: int
     """Steps of the engines: each reads all weights once, whatever is in it."""
+    preemptions: int
 
     def __sub__(self, other: EngineTotals) -> EngineTotals:
         return EngineTotals(
@@ -106,6 +107,7 @@ class EngineTotals:
             self.generated - other.generated,
             self.requests - other.requests,
             self.steps - other.steps,
+            self.preemptions - other.preemptions,
         )
 
 
@@ -116,6 +118,7 @@ _COUNTERS = {
     "vllm:generation_tokens_total": "generated",
     "vllm:request_success_total": "requests",
     "vllm:iteration_tokens_total_count": "steps",
+    "vllm:num_preemptions_total": "preemptions",
 }
 
 

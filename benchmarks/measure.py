@@ -40,6 +40,8 @@ class RunRecord:
     """Of the cached ones: taken from the host's block store."""
     generated_tokens: int = 0
     engine_steps: int = 0
+    preemptions: int = 0
+    """Calls that an engine drove out for want of KV, and began again."""
     extra: dict[str, Any] = field(default_factory=dict)
 
 

@@ -62,6 +62,7 @@ class Trials:
         record.prompt_tokens_moved = used.moved
         record.generated_tokens = used.generated
         record.engine_steps = used.steps
+        record.preemptions = used.preemptions
 
     # -- baselines -----------------------------------------------------------------------------------------------
 

@@ -23,7 +23,6 @@ class Keep:
 
 
 ALL = Keep(-1)
-"""For a call of which nothing is known."""
 
 
 def keeps(catalog: Catalog | None) -> Mapping[str, Keep]:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from halo_core.errors import EngineDiedError, EngineStartError, HaloError, UnknownModelError
-from halo_core.pool.config import EndpointSpec, EngineSpec, PoolConfig, SimulatedSpec
+from halo_core.kv import BlockStore
+from halo_core.pool.config import EndpointSpec, EngineSpec, PoolConfig, SimulatedSpec, VLLMSpec
 from halo_core.pool.engine import Engine
 from halo_core.pool.loop import LoopThread
 from halo_core.pool.places import Places
@@ -83,6 +84,8 @@ class EnginePool:
             self.places = Places(self.config, self._groups, self._changed)
             for model in self.places.specs:
                 self._groups[model].on_idle = self.places.ended
+        self._store: BlockStore | None = None
+        """Held open while models take turns, so that one finds its KV again when it is loaded once more."""
         self.thread = LoopThread(loop=loop)
 
     # -- names ---------------------------------------------------------------------------------------------------
@@ -172,6 +175,8 @@ class EnginePool:
         if group.ready:
             return group
         if (places := self.placed(model)) is not None:
+            if self._store is None and (spec := places.specs[model]).kind == "vllm":
+                self._store = hold_store(spec)
             await places.bring(model)
             return group
         if group._starting is None or group._starting.done():
@@ -295,6 +300,20 @@ class EnginePool:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*(engine.close() for engine in self.engines()), return_exceptions=True)
+        if self._store is not None:
+            self._store.close()
+
+
+def hold_store(spec: VLLMSpec) -> BlockStore | None:
+    """The store that the engines of a specification share, held open; None where they share none."""
+    from halo_core.pool.layout import vllm_settings
+
+    store = vllm_settings(spec).store
+    try:
+        return BlockStore(store.root, "pool", store.cap_bytes) if store is not None else None
+    except OSError as error:
+        logger.warning("the block store %s cannot be used: %s", store.root if store else "", error)
+        return None
 
 
 async def build_engines(spec: EngineSpec) -> list[Engine]:

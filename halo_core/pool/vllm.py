@@ -298,9 +298,10 @@ class VLLMEngine(EndpointEngine):
         told = (document.get("kv_transfer_params") or {}).get("halo") if self._sharing is not None else None
         if not told:
             return completion
+        usage = completion.usage
         return Completion(
             _TOLD.sub(b"", body),  # the app sees, and the journal keeps, what a plain server would have said
-            replace(completion.usage, moved_tokens=int(told.get("moved_tokens", 0))),
+            replace(usage, moved_tokens=min(int(told.get("moved_tokens", 0)), usage.cached_tokens)),
             self.name,
             tuple(bytes.fromhex(block) for block in told.get("blocks", "").split()),
         )

@@ -16,12 +16,13 @@ from dataclasses import replace
 from typing import Any
 
 from halo_core.errors import EngineDiedError, EngineError, HaloError
-from halo_core.kv import BlockIndex, PromptBlocks, moving_pays
+from halo_core.kv import ALL, BlockIndex, PromptBlocks, moving_pays
 from halo_core.pool.call import Completion, LLMCall, Usage
 from halo_core.pool.engine import Engine
 from halo_core.pool.loop import now_s
 from halo_core.pool.pool import EngineGroup, EnginePool
 from halo_core.runtime.affinity import MIN_SHARED_CHUNKS, group_of, static_prefix
+from halo_core.runtime.evidence import Evidence
 from halo_core.runtime.flight import Flight
 from halo_core.runtime.placement import Placement
 from halo_core.runtime.prefix import CHUNK_TOKENS, Chain, PrefixIndex, common_depth
@@ -76,6 +77,7 @@ class Dispatcher:
         self._stored: PrefixIndex | None = None
         """What the host's block store holds, where the engines share one."""
         self._prompt_blocks = PromptBlocks()
+        self._evidence = Evidence()
         self.warmups = 0
         self.warmup_usage = Usage()
         group.on_change.append(self._on_change)
@@ -85,6 +87,8 @@ class Dispatcher:
     def add(self, flight: Flight) -> None:
         """Take charge of a flight; `land` is called exactly once with its outcome unless it is cancelled."""
         flight.answer_units = self._decode_units * self._answer(flight)
+        if flight.keep is None:
+            flight.keep = self._evidence.keep(flight)
         bisect.insort(self._ready, flight)
         self.waiting[flight.call.origin.operator] += 1
         self.waiting_units += flight.prompt_units + flight.answer_units
@@ -300,8 +304,8 @@ class Dispatcher:
                     return True
         if not self._pays(flight, station, held):
             return False
-        idlest = min([station, *self._sharing_with(station)], key=lambda s: (len(s.warming), s.outlook))
-        if len(idlest.warming) < len(station.warming):
+        idlest = min([station, *self._sharing_with(station)], key=lambda s: (s.kv_full, len(s.warming), s.outlook))
+        if len(idlest.warming) < len(station.warming):  # the store makes it known here as well
             self._hand_over(flight, station, idlest)
             station = idlest
         self._warm(flight, station)
@@ -387,12 +391,13 @@ class Dispatcher:
     async def _fly(self, flight: Flight, station: Station) -> None:
         engine = station.engine
         # Where the engine has priorities, its own queue keeps our order too.
+        keep = flight.keep or ALL
         call = replace(
             flight.call,
             model=engine.model,
             priority=flight.call.priority + flight.order[0],
-            share_tokens=flight.keep.tokens if station.stored is not None else 0,
-            share_ends=flight.keep.last,
+            share_tokens=keep.tokens if station.stored is not None else 0,
+            share_ends=keep.last,
             share_loads=station.stored is not None,
         )
         completion: Completion | None = None
@@ -416,8 +421,8 @@ class Dispatcher:
         if completion is not None:
             station.held.insert(flight.chain)
             if station.stored is not None:
-                kept = flight.keep.tokens
-                station.stored.insert(flight.chain if kept < 0 else flight.chain[: int(kept / CHUNK_TOKENS)])
+                chunks = len(flight.chain) if keep.tokens < 0 else int(keep.tokens / CHUNK_TOKENS)
+                station.stored.insert(flight.chain[:chunks])
             station.step_begins()
             self._learn(call, completion)
             self._learn_blocks(flight, station, completion)

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from halo_core.errors import ConfigError, HaloError
-from halo_core.kv import ALL, keeps
+from halo_core.kv import keeps
 from halo_core.optimize.switching import SwitchPlan
 from halo_core.pool.call import Completion, LLMCall, Usage
 from halo_core.pool.loop import mailbox_of, now_s
@@ -383,7 +383,7 @@ class Executor:
             prompt.static_chunks if run.batch.stats.rows_active > 1 else 0,
             prompt.chars / CHARS_PER_TOKEN,
             waiters=[waiter],
-            keep=run.batch.keeps.get(call.origin.operator, ALL),
+            keep=run.batch.keeps.get(call.origin.operator),
         )
         waiter.flight = flight
         self._owners[flight] = run.batch

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from halo_core.kv import ALL, Keep
+from halo_core.kv import Keep
 from halo_core.pool.call import Completion, LLMCall, Usage
 from halo_core.runtime.prefix import CHUNK_TOKENS, Chain
 
@@ -91,8 +91,8 @@ class Flight:
     on_engine: str = ""
     home: str = ""
     """The engine of its row's last call; empty where there is none."""
-    keep: Keep = ALL
-    """What others will need of its KV."""
+    keep: Keep | None = None
+    """What others will need of its KV; None until somebody knows."""
     abandoned: bool = False
     stood_back: bool = False
     """Whether it has waited for a prefix that it does not need."""

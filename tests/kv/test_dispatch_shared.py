@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from halo_core.kv import Keep
+from halo_core.kv import SLACK_TOKENS, Keep
 from halo_core.pool import EnginePool, LLMCall, PoolConfig
 from halo_core.pool.call import Completion, Usage
 from halo_core.pool.clock import VirtualClock
@@ -15,7 +15,7 @@ from halo_core.pool.engine import CacheEvent
 from halo_core.pool.prefix_cache import SimulatedStore
 from halo_core.pool.simulated import SimulatedEngine
 from halo_core.runtime import Executor
-from halo_core.runtime.prefix import Prompt
+from halo_core.runtime.prefix import CHUNK_TOKENS, Prompt
 from halo_core.stats import DecodePoint, EngineCurve
 from tests.runtime.scripted import ScriptedEngine
 
@@ -77,12 +77,35 @@ async def test_without_moves_each_engine_keeps_to_itself(executor: Executor, eng
 async def test_calls_say_what_others_need_of_their_kv(executor: Executor, engines: list[ScriptedEngine]) -> None:
     batch = executor.open_batch("b")
     batch.keeps = {"first": Keep(-1), "last": Keep(96, last=True)}
-    for operator in ("first", "last", "new"):
+    for operator in ("first", "last", "new", "newer"):
         row = executor.begin(batch, operator)
-        call = LLMCall("m", with_role(operator).body, origin=row.origin(operator))
+        role = "Of its own. " * 60 if "new" in operator else ROLES[0]
+        call = LLMCall("m", with_role(operator, role).body, origin=row.origin(operator))
         await executor.call(row, call)
     said = {c.origin.operator: (c.share_tokens, c.share_ends, c.share_loads) for e in engines for c in e.seen}
-    assert said == {"first": (-1, False, True), "last": (96, True, True), "new": (-1, False, True)}
+    shared = int(len(Prompt.of(with_role("x", "Of its own. " * 60).body).chain) * CHUNK_TOKENS) + SLACK_TOKENS
+    assert said == {
+        "first": (-1, False, True),
+        "last": (96, True, True),
+        "new": (0, False, True),  # nothing is known of it, and nobody else has begun so
+        "newer": (shared, False, True),
+    }
+
+
+async def test_a_conversation_that_was_gone_on_with_once_is_kept_from_then_on(
+    executor: Executor, engines: list[ScriptedEngine]
+) -> None:
+    batch = executor.open_batch("b")
+    for n in range(2):
+        row = executor.begin(batch, f"row {n}")
+        first = [*with_role(f"{n} " * 300).body["messages"]]
+        for operator, messages in (("draft", first), ("final", [*first, *with_role("go on").body["messages"]])):
+            body = {"messages": messages, "temperature": 0}
+            await executor.call(row, LLMCall("m", body, origin=row.origin(operator)))
+    said = [(c.origin.operator, c.share_tokens) for e in engines for c in e.seen if c.body.get("max_tokens") != 1]
+    drafts = [share for operator, share in said if operator == "draft"]
+    assert sorted(drafts)[0] == -1
+    assert len(drafts) == 2 and max(drafts) >= 0
 
 
 async def test_where_copying_is_slow_nothing_moves(executor: Executor, engines: list[ScriptedEngine]) -> None:

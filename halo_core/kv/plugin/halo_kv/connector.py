@@ -12,6 +12,7 @@ is gone or torn when it is to be loaded is reported to vLLM, which computes it (
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -31,10 +32,13 @@ from vllm.version import __version__ as vllm_version
 
 from .store import BlockStore, Counters
 
+logger = logging.getLogger("vllm.halo_kv")
 NEEDED = ("get_num_new_matched_tokens", "update_state_after_alloc", "build_connector_meta", "request_finished")
 NEEDED_OF_WORKER = ("register_kv_caches", "start_load_kv", "wait_for_save", "get_block_ids_with_load_errors")
 ASYNC_BYTES = 64 << 20
 """Loads of more than this go beside other requests' steps."""
+DOUBTFUL_STEPS = 4
+"""Steps from a failed load on in which nothing is saved: what follows lost blocks is wrong until vLLM computes them."""
 
 
 def interface_problem() -> str:
@@ -110,13 +114,27 @@ class HaloConnector(KVConnectorBase_V1):  # type: ignore[misc]
         self._thread: ThreadPoolExecutor | None = None
         self._loading: dict[str, Future[list[int]]] = {}
         self._failed: set[int] = set()
+        self._doubtful = 0
+        self._off = self._problem(cache, kv_cache_config)
+        if self._off:
+            logger.warning("Halo shares no KV of this model: %s", self._off)
+
+    def _problem(self, cache: Any, kv_cache_config: Any) -> str:
+        """Why blocks of this model cannot be shared one by one; empty where they can."""
+        groups = getattr(kv_cache_config, "kv_cache_groups", None) or [None]
+        if len(groups) != 1:
+            return f"it has {len(groups)} kinds of KV blocks"
+        hashed = getattr(cache, "hash_block_size", None) or self._block_tokens
+        if hashed != self._block_tokens:
+            return f"its blocks have {self._block_tokens} tokens, and are named by {hashed}"
+        return ""
 
     # -- scheduler -----------------------------------------------------------------------------------------------
 
     def get_num_new_matched_tokens(self, request: Any, num_computed_tokens: int) -> tuple[int | None, bool]:
         """Tokens behind the `num_computed_tokens` that the store has."""
         asked = _asked(request)
-        if asked is None or not asked.get("load", True):
+        if asked is None or self._off or not asked.get("load", True):
             return 0, False
         size = self._block_tokens
         first = num_computed_tokens // size
@@ -131,7 +149,7 @@ class HaloConnector(KVConnectorBase_V1):  # type: ignore[misc]
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
         """The request has its blocks: `num_external_tokens` of them are to be loaded."""
         asked = _asked(request)
-        if asked is None:
+        if asked is None or self._off:
             return
         served = self._served.get(request.request_id)
         if served is None:
@@ -191,6 +209,8 @@ class HaloConnector(KVConnectorBase_V1):  # type: ignore[misc]
 
     def register_kv_caches(self, kv_caches: dict[str, Any]) -> None:
         """Learn where the engine's KV cache lies."""
+        if self._off:
+            return
         blocks = int(self._vllm_config.cache_config.num_gpu_blocks)
         self._layers = [_Layer(name, tensor, blocks) for name, tensor in sorted(kv_caches.items())]
 
@@ -202,7 +222,13 @@ class HaloConnector(KVConnectorBase_V1):  # type: ignore[misc]
                     self._thread = ThreadPoolExecutor(1, "halo-kv")
                 self._loading[load.request] = self._thread.submit(self._load, load.copies, True)
             else:
-                self._failed.update(self._load(load.copies, False))
+                self._note(self._load(load.copies, False))
+
+    def _note(self, failed: Sequence[int]) -> None:
+        """Blocks that vLLM is to compute; what is computed behind them meanwhile must not be kept."""
+        if failed:
+            self._failed.update(failed)
+            self._doubtful = DOUBTFUL_STEPS
 
     def _load(self, copies: Sequence[Copy], beside: bool) -> list[int]:
         """The blocks that could not be loaded: the first that failed and all behind it, which depend on it."""
@@ -230,6 +256,9 @@ class HaloConnector(KVConnectorBase_V1):  # type: ignore[misc]
     def wait_for_save(self) -> None:
         """Save the blocks that the step has filled."""
         saves = self._get_connector_metadata().saves
+        if self._doubtful:
+            self._doubtful -= 1
+            return
         if not saves:
             return
         began = time.perf_counter()
@@ -245,7 +274,7 @@ class HaloConnector(KVConnectorBase_V1):  # type: ignore[misc]
         """Requests whose blocks have been loaded beside the steps, well or not."""
         done = {request for request, loading in self._loading.items() if loading.done()}
         for request in done:
-            self._failed.update(self._loading.pop(request).result())
+            self._note(self._loading.pop(request).result())
         return None, done or None
 
     def get_block_ids_with_load_errors(self) -> set[int]:

@@ -55,6 +55,8 @@ class BlockStore:
         self._numbers = itertools.count()
         self._in_process = threading.Lock()
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self.root.stat().st_uid != os.getuid():  # in a folder that all may write, anybody could have made it
+            raise PermissionError(errno.EPERM, "it belongs to another user", str(self.root))
         self._users = os.open(self.root / "users", os.O_RDWR | os.O_CREAT, 0o600)
         self._lock = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         if self._alone():
