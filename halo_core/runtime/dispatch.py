@@ -139,6 +139,7 @@ class Dispatcher:
             station.forget()
         if self._stored is not None:
             self._stored.clear()
+        self._evidence = Evidence()
 
     # -- placing -------------------------------------------------------------------------------------------------
 

@@ -61,6 +61,8 @@ class Deposit:
 class LoopbackEngine:
     """Implements `halo_core.pool.engine.Engine`; `deposit` is the caller's side."""
 
+    sharing = None
+
     def __init__(self) -> None:
         self.name = self.model = MODEL
         self.counters = EngineCounters()
