@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from halo_core.errors import EngineDiedError, EngineError, HaloError
-from halo_core.kv import ALL, BlockIndex, PromptBlocks, moving_pays
+from halo_core.kv import ALL, BlockIndex, Keep, PromptBlocks, moving_pays
 from halo_core.pool.call import Completion, LLMCall, Usage
 from halo_core.pool.engine import Engine
 from halo_core.pool.loop import now_s
@@ -39,6 +39,8 @@ SETTLE_S = 0.03
 MAX_SETTLE_S = 0.1
 QUIET = 1 / 3
 """Of that time: nothing has arrived for so long, so nothing more is expected."""
+TIGHT = 0.5
+"""Share of the engines' KV: beyond it, what was computed may soon be evicted."""
 MAX_TRIES = 4
 DEFAULT_ANSWER_TOKENS = 64.0
 
@@ -87,8 +89,8 @@ class Dispatcher:
     def add(self, flight: Flight) -> None:
         """Take charge of a flight; `land` is called exactly once with its outcome unless it is cancelled."""
         flight.answer_units = self._decode_units * self._answer(flight)
-        if flight.keep is None:
-            flight.keep = self._evidence.keep(flight)
+        if flight.keep is None and flight.shown is None:
+            flight.shown = self._evidence.keep(flight)
         bisect.insort(self._ready, flight)
         self.waiting[flight.call.origin.operator] += 1
         self.waiting_units += flight.prompt_units + flight.answer_units
@@ -392,7 +394,7 @@ class Dispatcher:
     async def _fly(self, flight: Flight, station: Station) -> None:
         engine = station.engine
         # Where the engine has priorities, its own queue keeps our order too.
-        keep = flight.keep or ALL
+        keep = self._keep(flight)
         call = replace(
             flight.call,
             model=engine.model,
@@ -483,6 +485,22 @@ class Dispatcher:
         known = self._answer_tokens.get(operator)
         seen = float(completion.usage.generated_tokens)
         self._answer_tokens[operator] = seen if known is None else 0.8 * known + 0.2 * seen
+
+    def _keep(self, flight: Flight) -> Keep:
+        """What is saved of the call's KV.
+
+        What the catalog says; of an app that it does not know what is shared, and all once engines may have to evict.
+        """
+        if flight.keep is not None:
+            return flight.keep
+        return ALL if flight.shown is None or self._tight() else flight.shown
+
+    def _tight(self) -> bool:
+        """Whether what the engines were sent and what waits may be more KV than they hold for long."""
+        stations = self._stations.values()
+        known = sum(len(station.sent) * CHUNK_TOKENS + station.unshared_tokens for station in stations)
+        room = sum(station.engine.capacity.kv_tokens for station in stations)
+        return bool(room) and known + self.waiting_units > TIGHT * room
 
     def _learn_blocks(self, flight: Flight, station: Station, completion: Completion) -> None:
         """How the engines name the blocks of this prompt; who says so is listened to from now on."""

@@ -92,7 +92,9 @@ class Flight:
     home: str = ""
     """The engine of its row's last call; empty where there is none."""
     keep: Keep | None = None
-    """What others will need of its KV; None until somebody knows."""
+    """What others will need of its KV, as the catalog knows; None where it does not know the app."""
+    shown: Keep | None = None
+    """The same, as far as the calls so far show it."""
     abandoned: bool = False
     stood_back: bool = False
     """Whether it has waited for a prefix that it does not need."""

@@ -93,6 +93,9 @@ class PrefixIndex:
         self._capacity = max(capacity_chunks, 1)
         self._held: OrderedDict[bytes, None] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._held)
+
     def depth(self, chain: Chain) -> int:
         """How many leading chunks of `chain` the engine holds."""
         depth = 0
