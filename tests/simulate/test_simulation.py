@@ -113,3 +113,33 @@ def test_a_virtual_loop_skips_the_waiting() -> None:
     assert loop.run_until_complete(hours()) == pytest.approx(7200)
     assert time.perf_counter() - began < 60
     loop.close()
+
+
+def test_engines_that_share_kv_compute_a_prefix_once() -> None:
+    parts = (SharedPart(scope="app", key="role", tokens=512),)
+    curve = CURVE.model_copy(update={"kv_copy_bytes_per_s": 1e9, "kv_bytes_per_token": 1000})
+    catalog = Catalog(app="x", steps=(step("ask", parts=parts, prompt=640),))
+
+    def made(store_tokens: int) -> Simulation:
+        group = SimulatedGroup("m", 2, curve, store_tokens=store_tokens)
+        return simulate(catalog, RowSet.distinct(8), Fleet([group]))
+
+    alone, shared = made(0), made(1 << 20)
+    assert alone.steps[0].moved_tokens == 0
+    assert shared.steps[0].moved_tokens >= 512
+    assert shared.steps[0].cached_tokens >= shared.steps[0].ceiling_tokens  # warm-ups have computed it beforehand
+    assert (alone.warmups, shared.warmups) == (2, 1)
+
+
+def test_little_kv_comes_back_from_the_store() -> None:
+    """Conversations that an engine had to evict are loaded when they go on."""
+    steps = (step("ask", prompt=320, answer=32), step("again", "ask", prompt=480, answer=4, continues="ask"))
+
+    def made(store_tokens: int) -> Simulation:
+        group = SimulatedGroup("m", 1, CURVE, kv_tokens=2048, store_tokens=store_tokens)
+        return simulate(Catalog(app="x", steps=steps), RowSet.distinct(24), Fleet([group]))
+
+    alone, shared = made(0), made(1 << 20)
+    assert shared.steps[1].cached_tokens > alone.steps[1].cached_tokens
+    assert shared.steps[1].cached_tokens >= 0.95 * shared.steps[1].ceiling_tokens
+    assert shared.makespan_s < alone.makespan_s
