@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
-MAX_BLOCKS = 1 << 18
+MAX_BLOCKS = 1 << 16
 
 BlockHash = int | bytes
 

@@ -429,6 +429,7 @@ class Dispatcher:
             station.step_begins()
             self._learn(call, completion)
             self._learn_blocks(flight, station, completion)
+            completion = replace(completion, blocks=())  # nobody else needs them, and answers are kept
             station.observe(completion.usage.generated_tokens, now_s() - begun_s)
         self._land(flight, completion, error)
 

@@ -9,7 +9,7 @@ from halo_core.runtime.flight import Flight
 from halo_core.runtime.prefix import CHUNK_TOKENS, Chain, PrefixIndex
 
 MAX_CHUNKS = 1 << 16
-MAX_ROWS = 4096
+MAX_ROWS = 512
 
 
 class Evidence:
