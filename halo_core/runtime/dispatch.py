@@ -492,6 +492,8 @@ class Dispatcher:
 
         What the catalog says; of an app that it does not know what is shared, and all once engines may have to evict.
         """
+        if self._pool.kv_moves == "always":
+            return ALL
         if flight.keep is not None:
             return flight.keep
         return ALL if flight.shown is None or self._tight() else flight.shown

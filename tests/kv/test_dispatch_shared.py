@@ -74,6 +74,18 @@ async def test_without_moves_each_engine_keeps_to_itself(executor: Executor, eng
     assert {(call.share_tokens, call.share_loads) for call in calls} == {(0, False)}
 
 
+async def test_forced_moves_save_all_and_go_where_the_prefix_is_not(
+    executor: Executor, engines: list[ScriptedEngine]
+) -> None:
+    executor.pool.kv_moves = "always"
+    batch = executor.open_batch("b")
+    row = executor.begin(batch, "row")
+    for _ in range(2):
+        await executor.call(row, with_role("the same beginning"))
+    assert [len(engine.seen) for engine in engines] == [1, 1]
+    assert {call.share_tokens for engine in engines for call in engine.seen} == {-1}
+
+
 async def test_calls_say_what_others_need_of_their_kv(executor: Executor, engines: list[ScriptedEngine]) -> None:
     batch = executor.open_batch("b")
     batch.keeps = {"first": Keep(-1), "last": Keep(96, last=True)}
