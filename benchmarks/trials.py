@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -114,38 +113,49 @@ class Trials:
     @contextmanager
     def ceilinged(self, record: RunRecord) -> Iterator[None]:
         """Add what one engine with an endless cache would have computed of the calls, where engines name blocks."""
-        asked: list[tuple[int, Completion]] = []
-        engines: list[Any] = list(self.pool.group(shared.MODEL).engines)
-        for engine in engines:
-            engine.complete = _noting(engine.complete, asked)
-        try:
+        with self._noted() as asked:
             yield
-        finally:
-            for engine in engines:
-                del engine.complete
-        if asked and all(completion.blocks for _, completion in asked):
-            size = engines[0].capacity.block_size
-            record.extra["endless_cache_tokens"] = endless_cache_tokens(asked, size)
+        answered = [one.completion for one in asked if one.completion is not None]
+        if answered and all(completion.blocks for completion in answered):
+            size = self.pool.group(shared.MODEL).engines[0].capacity.block_size
+            record.extra["endless_cache_tokens"] = endless_cache_tokens(answered, size)
 
     @contextmanager
     def recorded(self) -> Iterator[list[LLMCall]]:
-        """The calls that reach the engines inside the block."""
+        """The calls that reach the engines inside the block; filled in at its end."""
         calls: list[LLMCall] = []
-        engines: list[Any] = list(self.pool.group(shared.MODEL).engines)
-        for engine in engines:
-            engine.complete = _recording(engine.complete, calls)
-        try:
+        with self._noted() as asked:
             yield calls
+        calls += [one.call for one in asked]
+
+    @contextmanager
+    def _noted(self) -> Iterator[list[Asked]]:
+        """What engines are asked inside the block, in this order, without warm-ups, which are Halo's own. Nests."""
+        asked: list[Asked] = []
+        before = {engine: engine.complete for engine in self.pool.group(shared.MODEL).engines}
+        for engine, complete in before.items():
+            engine.complete = _noting(complete, asked)  # type: ignore[method-assign]
+        try:
+            yield asked
         finally:
-            for engine in engines:
-                del engine.complete
+            for engine, complete in before.items():
+                engine.complete = complete  # type: ignore[method-assign]
 
 
-def endless_cache_tokens(asked: list[tuple[int, Completion]], block_size: int) -> int:
+@dataclass(slots=True)
+class Asked:
+    """A call that an engine was asked, and what it answered."""
+
+    call: LLMCall
+    completion: Completion | None = None
+    """None until it is answered, or where it never was."""
+
+
+def endless_cache_tokens(answered: Sequence[Completion], block_size: int) -> int:
     """Prompt tokens that one engine computes which forgets nothing, asked one call after the other in this order."""
     seen: set[bytes] = set()
     computed = 0
-    for _, completion in sorted(asked, key=lambda one: one[0]):
+    for completion in answered:
         prompt = completion.usage.prompt_tokens
         known = 0
         for block in completion.blocks[: (prompt - 1) // block_size]:
@@ -157,25 +167,15 @@ def endless_cache_tokens(asked: list[tuple[int, Completion]], block_size: int) -
     return computed
 
 
-def _noting(complete: Callable[[LLMCall], Any], asked: list[tuple[int, Completion]]) -> Callable[[LLMCall], Any]:
+def _noting(complete: Callable[[LLMCall], Any], asked: list[Asked]) -> Callable[[LLMCall], Any]:
     async def noted(call: LLMCall) -> Completion:
-        number = time.monotonic_ns()
-        completion: Completion = await complete(call)
-        if call.body.get("max_tokens") != 1:  # warm-ups are Halo's own
-            asked.append((number, completion))
+        one = Asked(call)
+        if call.body.get("max_tokens") != 1:
+            asked.append(one)
+        one.completion = completion = await complete(call)
         return completion
 
     return noted
-
-
-def _recording(complete: Callable[[LLMCall], Any], calls: list[LLMCall]) -> Callable[[LLMCall], Any]:
-    async def recorded(call: LLMCall) -> Completion:
-        if call.body.get("max_tokens") != 1:  # warm-ups are Halo's own
-            calls.append(call)
-        completion: Completion = await complete(call)
-        return completion
-
-    return recorded
 
 
 def rotated(order: Sequence[str], trial: int) -> list[str]:

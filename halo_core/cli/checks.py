@@ -19,7 +19,7 @@ import psutil
 
 from halo_core import __version__
 from halo_core.errors import ConfigError, HaloError
-from halo_core.kv import store_root
+from halo_core.kv import store_root, used_bytes
 from halo_core.pool.calibrate import remembered
 from halo_core.pool.call import LLMCall
 from halo_core.pool.config import EndpointSpec, EngineSpec, PoolConfig, SimulatedSpec, VLLMSpec
@@ -28,7 +28,7 @@ from halo_core.pool.layout import over_places, vllm_settings
 from halo_core.pool.machine import machine as machine_of
 from halo_core.pool.places import Places, check_room
 from halo_core.pool.pool import EnginePool
-from halo_core.pool.sharing import ON_GPUS, switched_off
+from halo_core.pool.sharing import ON_GPUS, wanted_sharing
 from halo_core.pool.vllm import VLLMEngine
 
 State = Literal["ok", "off", "warn", "fail"]
@@ -263,17 +263,16 @@ def sharing(config: PoolConfig) -> Iterator[Check]:
             yield Check(subject, "fail", str(error))
             continue
         if store is None:
-            why = "kv_sharing is off" if switched_off(spec) else f"there is no room for a store at {store_root()}"
+            chosen = wanted_sharing(spec) == "off"
+            why = "kv_sharing is off" if chosen else f"there is no room for a store at {store_root()}"
             yield Check(subject, "off", f"engines share no KV: {why}")
         elif gpus:
             yield Check(subject, "off", f"engines share no KV: {ON_GPUS}")
         else:
-            tokens = f", {store.cap_bytes // store.token_bytes:,} tokens" if store.token_bytes else ""
+            tokens = f", {store.cap_tokens:,} tokens" if store.cap_tokens else ""
             yield Check(subject, "ok", f"block store in {store.root}, up to {store.cap_bytes / 1e9:.1f} GB{tokens}")
-    root = store_root()
-    used = sum(file.stat().st_size for file in root.glob("*/*") if file.is_file()) if root.is_dir() else 0
-    if used:
-        yield Check("kv store", "ok", f"{used / 1e6:,.0f} MB in {root} now")
+    if used := used_bytes(store_root()):
+        yield Check("kv store", "ok", f"{used / 1e6:,.0f} MB in {store_root()} now")
 
 
 def caches() -> Iterator[Check]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
+from stat import S_ISREG
 
 import psutil
 
@@ -24,9 +26,15 @@ def default_cap_bytes(root: Path) -> int:
     Raises `OSError` where there is no such file system.
     """
     existing = next(folder for folder in (root, *root.parents) if folder.is_dir())
-    free = shutil.disk_usage(existing).free + (sum(_sizes(root)) if root.is_dir() else 0)
+    free = shutil.disk_usage(existing).free + used_bytes(root)
     return int(min(SHARE_OF_MEMORY * psutil.virtual_memory().total, SHARE_OF_FREE * free))
 
 
-def _sizes(root: Path) -> list[int]:
-    return [file.stat().st_size for file in root.glob("*/*") if file.is_file()]
+def used_bytes(root: Path) -> int:
+    """Bytes that a store takes now, also while its engines save and evict."""
+    used = 0
+    for file in root.glob("*/*"):
+        with suppress(FileNotFoundError):  # evicted meanwhile
+            found = file.stat()
+            used += found.st_size if S_ISREG(found.st_mode) else 0
+    return used

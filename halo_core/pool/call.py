@@ -95,6 +95,14 @@ class Usage:
         """Prompt tokens that were really prefilled."""
         return self.prompt_tokens - self.cached_tokens
 
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.generated_tokens + other.generated_tokens,
+            self.moved_tokens + other.moved_tokens,
+        )
+
     @classmethod
     def from_wire(cls, usage: Mapping[str, Any] | None) -> Usage:
         """Read an OpenAI `usage` object; absent fields count as 0."""

@@ -224,7 +224,7 @@ class EndpointEngine:
         if not isinstance(document, dict) or not isinstance(document.get("choices"), list):
             raise self._no_completion(document, response.body)
         completion = self._completion(document, response.body)
-        self._count(completion.usage)
+        self.counters.count(completion.usage)
         return completion
 
     async def stream(self, call: LLMCall) -> AsyncIterator[bytes]:
@@ -258,7 +258,7 @@ class EndpointEngine:
         finally:
             response.close()
             self._throttle.leave(ticket, ok=ok)
-        self._count(usage)
+        self.counters.count(usage)
 
     def _body(self, call: LLMCall) -> bytes:
         """The request body. Subclasses add what only their server understands (priority, request id)."""
@@ -279,14 +279,6 @@ class EndpointEngine:
     def _completion(self, document: Mapping[str, Any], body: bytes) -> Completion:
         """An answer, read. Subclasses take out what their server says to Halo alone."""
         return Completion(body, Usage.from_wire(document.get("usage")), self.name)
-
-    def _count(self, usage: Usage) -> None:
-        counters = self.counters
-        counters.calls += 1
-        counters.prompt_tokens += usage.prompt_tokens
-        counters.cached_tokens += usage.cached_tokens
-        counters.generated_tokens += usage.generated_tokens
-        counters.moved_tokens += usage.moved_tokens
 
     # -- requests ------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from halo_core.pool.call import Completion, LLMCall
+from halo_core.pool.call import Completion, LLMCall, Usage
 
 
 @dataclass(slots=True, frozen=True)
@@ -64,6 +64,14 @@ class EngineCounters:
     moved_tokens: int = 0
     restarts: int = 0
     extra: dict[str, float] = field(default_factory=dict)
+
+    def count(self, usage: Usage) -> None:
+        """A call was answered."""
+        self.calls += 1
+        self.prompt_tokens += usage.prompt_tokens
+        self.cached_tokens += usage.cached_tokens
+        self.generated_tokens += usage.generated_tokens
+        self.moved_tokens += usage.moved_tokens
 
 
 class Engine(Protocol):

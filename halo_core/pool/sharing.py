@@ -17,9 +17,12 @@ from halo_core.pool.vllm_command import StoreSettings, find_model
 ON_GPUS = "on GPUs it takes a connector of vLLM's own (LMCache, NIXL), which extra_args can name"
 
 
-def switched_off(spec: VLLMSpec) -> bool:
-    """Whether somebody has decided that the engines of a specification share no KV."""
-    return (os.environ.get("HALO_KV_SHARING") or spec.kv_sharing) == "off"
+def wanted_sharing(spec: VLLMSpec) -> str:
+    """`auto`, `on` or `off`: what somebody has decided for the engines of a specification. Raises `ConfigError`."""
+    wanted = os.environ.get("HALO_KV_SHARING") or spec.kv_sharing
+    if wanted not in ("auto", "on", "off"):
+        raise ConfigError(f"HALO_KV_SHARING takes auto, on or off, not {wanted!r}")
+    return wanted
 
 
 def store_settings(spec: VLLMSpec, dtype: str) -> StoreSettings | None:
@@ -27,9 +30,7 @@ def store_settings(spec: VLLMSpec, dtype: str) -> StoreSettings | None:
 
     Raises `ConfigError` for a store that is required and cannot be.
     """
-    wanted = os.environ.get("HALO_KV_SHARING") or spec.kv_sharing
-    if wanted not in ("auto", "on", "off"):
-        raise ConfigError(f"HALO_KV_SHARING takes auto, on or off, not {wanted!r}")
+    wanted = wanted_sharing(spec)
     if wanted == "off":
         return None
     root = store_root()
@@ -51,15 +52,10 @@ class SharedStore:
     def __init__(self, settings: StoreSettings, counters: Path) -> None:
         self.root = Path(settings.root)
         self.cap_bytes = settings.cap_bytes
-        self._token_bytes = settings.token_bytes
+        self.cap_tokens = settings.cap_tokens
         self._store = BlockStore(settings.root, "pool", settings.cap_bytes)
         self._earlier: CountOf[str] = CountOf()
         self._counters = Counters(counters)
-
-    @property
-    def cap_tokens(self) -> int:
-        """KV of so many tokens fits into the store; 0 where the model's KV is not known."""
-        return self.cap_bytes // self._token_bytes if self._token_bytes else 0
 
     @property
     def used_bytes(self) -> int:

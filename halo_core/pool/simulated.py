@@ -330,12 +330,7 @@ class SimulatedEngine:
 
     def _count(self, answered: simulated_model.Answer, cached: int, moved: int = 0) -> Usage:
         usage = replace(answered.usage(simulated_model.count_tokens(answered.prompt), cached), moved_tokens=moved)
-        counters = self.counters
-        counters.calls += 1
-        counters.prompt_tokens += usage.prompt_tokens
-        counters.cached_tokens += usage.cached_tokens
-        counters.generated_tokens += usage.generated_tokens
-        counters.moved_tokens += usage.moved_tokens
-        if self.fail_after is not None and counters.calls >= self.fail_after:
-            self.die(f"after {counters.calls} calls, as it was told")
+        self.counters.count(usage)
+        if self.fail_after is not None and self.counters.calls >= self.fail_after:
+            self.die(f"after {self.counters.calls} calls, as it was told")
         return usage

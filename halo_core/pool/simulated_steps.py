@@ -182,7 +182,6 @@ class StepLoop:
             budget -= sequence.chunk
             admitted += 1
             copied += sequence.loading
-            sequence.loading = 0
         if not self._running:
             self._steps = 0
             return  # idle until the next `add`

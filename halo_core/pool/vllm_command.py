@@ -47,10 +47,13 @@ class StoreSettings:
     """Whether an engine that cannot use it must not start; else it works without, and says why."""
     check: bool = False
     """Whether blocks have checksums, which are verified."""
-    async_bytes: int = 64 << 20
-    """Loads of more than this are done beside other requests' steps."""
     token_bytes: int = 0
     """KV of one token; 0 where it is not known."""
+
+    @property
+    def cap_tokens(self) -> int:
+        """KV of so many tokens fits into the store; 0 where the model's KV is not known."""
+        return self.cap_bytes // self.token_bytes if self.token_bytes else 0
 
 
 @dataclass(slots=True, frozen=True)

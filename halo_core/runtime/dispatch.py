@@ -89,7 +89,8 @@ class Dispatcher:
     def add(self, flight: Flight) -> None:
         """Take charge of a flight; `land` is called exactly once with its outcome unless it is cancelled."""
         flight.answer_units = self._decode_units * self._answer(flight)
-        if flight.keep is None and flight.shown is None:
+        shares = self._stored is not None or not self._stations  # before engines are up, who knows
+        if shares and flight.keep is None and flight.shown is None:
             flight.shown = self._evidence.keep(flight)
         bisect.insort(self._ready, flight)
         self.waiting[flight.call.origin.operator] += 1
@@ -299,7 +300,8 @@ class Dispatcher:
             if common > held and (common - held >= MIN_SHARED_CHUNKS or not self._pays(flight, station, common)):
                 station.warming[leader].append(flight)
                 return True
-        for other in self._sharing_with(station):
+        sharing = self._sharing_with(station)
+        for other in sharing:
             for leader in other.warming:
                 if common_depth(leader, chain) - held >= MIN_SHARED_CHUNKS:  # computed once, whoever needs it
                     self._hand_over(flight, station, other)
@@ -307,7 +309,7 @@ class Dispatcher:
                     return True
         if not self._pays(flight, station, held):
             return False
-        idlest = min([station, *self._sharing_with(station)], key=lambda s: (s.kv_full, len(s.warming), s.outlook))
+        idlest = min([station, *sharing], key=lambda s: (s.kv_full, len(s.warming), s.outlook))
         if len(idlest.warming) < len(station.warming):  # the store makes it known here as well
             self._hand_over(flight, station, idlest)
             station = idlest
@@ -360,12 +362,7 @@ class Dispatcher:
             completion = await station.engine.complete(call)
             self._learn_blocks(flight, station, completion)
             self.warmups += 1
-            usage = completion.usage
-            self.warmup_usage = Usage(
-                self.warmup_usage.prompt_tokens + usage.prompt_tokens,
-                self.warmup_usage.cached_tokens + usage.cached_tokens,
-                self.warmup_usage.generated_tokens + usage.generated_tokens,
-            )
+            self.warmup_usage += completion.usage
         except HaloError as error:
             # The calls themselves will meet the same error and report it to their callers.
             logger.debug("warm-up on %s failed: %s", station.engine.name, error)

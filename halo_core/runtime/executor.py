@@ -510,13 +510,8 @@ class Executor:
 
     def warmups(self) -> tuple[int, Usage]:
         """How many prefixes were warmed, and the tokens that this took, since the executor was made."""
-        count, prompt, cached, generated = 0, 0, 0, 0
-        for dispatcher in self._dispatchers.values():
-            count += dispatcher.warmups
-            prompt += dispatcher.warmup_usage.prompt_tokens
-            cached += dispatcher.warmup_usage.cached_tokens
-            generated += dispatcher.warmup_usage.generated_tokens
-        return count, Usage(prompt, cached, generated)
+        every = self._dispatchers.values()
+        return sum(one.warmups for one in every), sum((one.warmup_usage for one in every), Usage())
 
 
 def _replay(waiter: Waiter, completion: Completion) -> None:

@@ -93,12 +93,13 @@ class Station:
 
     def sent_depth(self, chain: Chain) -> int:
         """Leading chunks that it need not compute if it is sent such a prompt: it was sent them, or can load them."""
-        own = self.sent.depth(chain)
-        return max(own, self.stored.depth(chain)) if self.stored is not None and own < len(chain) else own
+        return self._or_stored(self.sent.depth(chain), chain)
 
     def held_depth(self, chain: Chain) -> int:
         """Leading chunks that are there already, in the engine or in the store."""
-        own = self.held.depth(chain)
+        return self._or_stored(self.held.depth(chain), chain)
+
+    def _or_stored(self, own: int, chain: Chain) -> int:
         return max(own, self.stored.depth(chain)) if self.stored is not None and own < len(chain) else own
 
     def forget(self) -> None:

@@ -10,12 +10,14 @@ from halo_core.pool import EnginePool, LLMCall, PoolConfig
 from halo_core.pool.calibrate import curve_key, curves_folder, remembered
 from halo_core.pool.clock import RealClock
 from halo_core.pool.config import VLLMSpec
+from halo_core.pool.engine import Sharing
 from halo_core.pool.layout import vllm_settings
 from halo_core.pool.machine import machine
 from halo_core.pool.pool import EngineGroup
 from halo_core.pool.prefix_cache import SimulatedStore
 from halo_core.pool.simulated import SimulatedEngine
 from halo_core.pool.virtual_loop import VirtualLoop
+from halo_core.pool.vllm_command import StoreSettings
 from halo_core.runtime.station import STEP_TOKENS
 from halo_core.stats import CalibrationRecord, EngineCurve
 from halo_core.stats.calibration import find
@@ -93,12 +95,13 @@ def _group(pool: EnginePool, model: str) -> SimulatedGroup:
 
 def _store_tokens(group: EngineGroup) -> int:
     """Tokens that fit into the store that the group's engines share, or would; 0 where they share none."""
+    store: Sharing | StoreSettings | None
     if group.engines:
-        sharing = group.engines[0].sharing
-        return (sharing.cap_tokens or ENDLESS) if sharing is not None else 0
-    specs = [spec for spec in group.specs if isinstance(spec, VLLMSpec)]
-    store = vllm_settings(specs[0]).store if specs and not machine().gpus else None
-    return (store.cap_bytes // store.token_bytes if store.token_bytes else ENDLESS) if store is not None else 0
+        store = group.engines[0].sharing
+    else:
+        specs = [spec for spec in group.specs if isinstance(spec, VLLMSpec)]
+        store = vllm_settings(specs[0]).store if specs and not machine().gpus else None
+    return (store.cap_tokens or ENDLESS) if store is not None else 0
 
 
 def group_of(model: str, record: CalibrationRecord, engines: int | None = None) -> SimulatedGroup:

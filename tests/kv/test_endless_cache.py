@@ -14,12 +14,12 @@ def answered(prompt_tokens: int, *blocks: bytes) -> Completion:
 
 def test_only_what_no_earlier_call_had_is_computed() -> None:
     asked = [
-        (3, answered(70, A, B, C)),  # goes on from the first one's answer: 64 of its 70 tokens are known
-        (1, answered(40, A, B)),
-        (2, answered(33, A)),
+        answered(40, A, B),
+        answered(33, A),
+        answered(70, A, B, C),  # goes on from the first one's answer: 64 of its 70 tokens are known
     ]
     assert endless_cache_tokens(asked, 32) == 40 + 1 + 6
 
 
 def test_a_prompts_last_token_is_computed_in_any_case() -> None:
-    assert endless_cache_tokens([(1, answered(64, A, B)), (2, answered(64, A, B))], 32) == 64 + 32
+    assert endless_cache_tokens([answered(64, A, B), answered(64, A, B)], 32) == 64 + 32

@@ -33,8 +33,17 @@ from vllm.version import __version__ as vllm_version
 from .store import BlockStore, Counters
 
 logger = logging.getLogger("vllm.halo_kv")
-NEEDED = ("get_num_new_matched_tokens", "update_state_after_alloc", "build_connector_meta", "request_finished")
-NEEDED_OF_WORKER = ("register_kv_caches", "start_load_kv", "wait_for_save", "get_block_ids_with_load_errors")
+NEEDED = (
+    "get_num_new_matched_tokens",
+    "update_state_after_alloc",
+    "build_connector_meta",
+    "request_finished",
+    "register_kv_caches",
+    "start_load_kv",
+    "wait_for_save",
+    "get_finished",
+    "get_block_ids_with_load_errors",
+)
 ASYNC_BYTES = 64 << 20
 """Loads of more than this go beside other requests' steps."""
 DOUBTFUL_STEPS = 4
@@ -43,16 +52,12 @@ DOUBTFUL_STEPS = 4
 
 def interface_problem() -> str:
     """What this vLLM's connector interface lacks for us; empty where nothing."""
-    lacking = [name for name in (*NEEDED, *NEEDED_OF_WORKER, "get_finished") if not hasattr(KVConnectorBase_V1, name)]
-    ours = vars(HaloConnector)
-    unknown = [n for n in getattr(KVConnectorBase_V1, "__abstractmethods__", ()) if n not in ours]
-    if lacking or unknown:
-        what = [f"it has no {name}" for name in lacking]
-        what += [f"it wants {name}, which Halo does not know" for name in unknown]
-        return f"the KV connector interface of vLLM {vllm_version} differs: {'; '.join(what)}"
+    ours, wanted = vars(HaloConnector), getattr(KVConnectorBase_V1, "__abstractmethods__", ())
+    what = [f"it has no {name}" for name in NEEDED if not hasattr(KVConnectorBase_V1, name)]
+    what += [f"it wants {name}, which Halo does not know" for name in wanted if name not in ours]
     if "kv_connector_block_state" not in getattr(SchedulerOutput, "__dataclass_fields__", {}):
-        return f"the KV connector interface of vLLM {vllm_version} differs: its scheduler does not offer block ids"
-    return ""
+        what.append("its scheduler does not offer block ids")
+    return f"the KV connector interface of vLLM {vllm_version} differs: {'; '.join(what)}" if what else ""
 
 
 Copy = tuple[int, bytes, int]
@@ -98,7 +103,6 @@ class HaloConnector(KVConnectorBase_V1):  # type: ignore[misc]
         extra = self._kv_transfer_config.kv_connector_extra_config
         cache = vllm_config.cache_config
         self._block_tokens: int = cache.block_size
-        self._async_bytes = int(extra.get("async_bytes", ASYNC_BYTES))
         check = bool(extra.get("check"))
         root, cap = Path(extra["root"]), int(extra["cap_bytes"])
         self._store = BlockStore(root, namespace(vllm_config), cap, check=check)
@@ -111,6 +115,8 @@ class HaloConnector(KVConnectorBase_V1):  # type: ignore[misc]
         self._block_bytes = int(extra.get("token_bytes", 0)) * self._block_tokens
         # worker
         self._layers: list[_Layer] = []
+        self._bytes = 0
+        """Of a block, all layers."""
         self._thread: ThreadPoolExecutor | None = None
         self._loading: dict[str, Future[list[int]]] = {}
         self._failed: set[int] = set()
@@ -133,8 +139,8 @@ class HaloConnector(KVConnectorBase_V1):  # type: ignore[misc]
 
     def get_num_new_matched_tokens(self, request: Any, num_computed_tokens: int) -> tuple[int | None, bool]:
         """Tokens behind the `num_computed_tokens` that the store has."""
-        asked = _asked(request)
-        if asked is None or self._off or not asked.get("load", True):
+        asked = self._asked(request)
+        if asked is None or not asked.get("load", True):
             return 0, False
         size = self._block_tokens
         first = num_computed_tokens // size
@@ -142,14 +148,14 @@ class HaloConnector(KVConnectorBase_V1):  # type: ignore[misc]
         last = min((request.num_tokens - 1) // size, len(request.block_hashes))
         found = self._store.depth([_key(h) for h in request.block_hashes[first:last]])
         others = any(served.request is not request for served in self._served.values())
-        beside = bool(found and others and found * self._block_bytes > self._async_bytes)
+        beside = bool(found and others and found * self._block_bytes > ASYNC_BYTES)
         self._matched[request.request_id] = first, beside
         return found * size, beside
 
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
         """The request has its blocks: `num_external_tokens` of them are to be loaded."""
-        asked = _asked(request)
-        if asked is None or self._off:
+        asked = self._asked(request)
+        if asked is None:
             return
         served = self._served.get(request.request_id)
         if served is None:
@@ -205,6 +211,11 @@ class HaloConnector(KVConnectorBase_V1):  # type: ignore[misc]
             told["blocks"] = " ".join(block.hex() for block in blocks)
         return False, {"halo": told}
 
+    def _asked(self, request: Any) -> Mapping[str, Any] | None:
+        """What the call asks of the store; None where it asks nothing, or in vain."""
+        asked = (request.kv_transfer_params or {}).get("halo")
+        return asked if isinstance(asked, Mapping) and not self._off else None
+
     # -- worker --------------------------------------------------------------------------------------------------
 
     def register_kv_caches(self, kv_caches: dict[str, Any]) -> None:
@@ -213,6 +224,7 @@ class HaloConnector(KVConnectorBase_V1):  # type: ignore[misc]
             return
         blocks = int(self._vllm_config.cache_config.num_gpu_blocks)
         self._layers = [_Layer(name, tensor, blocks) for name, tensor in sorted(kv_caches.items())]
+        self._bytes = sum(layer.block_bytes for layer in self._layers)
 
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
         """Load what the step needs; begin to load what a later one needs."""
@@ -238,12 +250,13 @@ class HaloConnector(KVConnectorBase_V1):  # type: ignore[misc]
             if not self._store.load(key, self._buffers(block), position):
                 break
             done += 1
+        took_us = round(1e6 * (time.perf_counter() - began))
         self._count(
             loaded_blocks=done,
             loaded_bytes=done * self._bytes,
             failed_blocks=len(copies) - done,
-            load_us=round(1e6 * (time.perf_counter() - began)),
-            **({"hidden_us": round(1e6 * (time.perf_counter() - began))} if beside else {}),
+            load_us=took_us,
+            hidden_us=took_us if beside else 0,
         )
         return [block for block, _, _ in copies[done:]]
 
@@ -290,10 +303,6 @@ class HaloConnector(KVConnectorBase_V1):  # type: ignore[misc]
 
     def _buffers(self, block: int) -> list[memoryview]:
         return [layer.block(block) for layer in self._layers]
-
-    @property
-    def _bytes(self) -> int:
-        return sum(layer.block_bytes for layer in self._layers)
 
     def _count(self, **more: int) -> None:
         if self._counters is not None:
@@ -353,12 +362,6 @@ def namespace(vllm_config: Any) -> str:
                 info = file.stat()
                 parts.append(f"{file.name} {info.st_size} {info.st_mtime_ns}")
     return blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
-
-
-def _asked(request: Any) -> Mapping[str, Any] | None:
-    """What the call asks of the store; None where it asks nothing."""
-    asked = (request.kv_transfer_params or {}).get("halo")
-    return asked if isinstance(asked, Mapping) else None
 
 
 def _key(block_hash: Any) -> bytes:
