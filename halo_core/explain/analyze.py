@@ -129,7 +129,17 @@ def _engines(engines: Sequence[Engine]) -> list[str]:
     if not rows:
         return ["engines: none"]
     headers = ("name", "model", "state", "calls", "computed", "cached", "moved", "generated", "restarts")
-    return ["engines since the pool started:", *("  " + line for line in table(headers, rows)), *_store(engines)]
+    lines = ["engines since the pool started:", *("  " + line for line in table(headers, rows)), *_store(engines)]
+    preempted = sum(map(_preemptions, engines))
+    if preempted:
+        lines.append(f"{_count(preempted, 'preemption')}: calls that lost their KV to others while they ran")
+    return lines
+
+
+def _preemptions(engine: Engine) -> int:
+    sharing = engine.sharing
+    counted = sharing.counters().get("preemptions", 0) if sharing is not None else 0
+    return counted + int(engine.counters.extra.get("preemptions", 0))
 
 
 def _store(engines: Sequence[Engine]) -> list[str]:

@@ -11,13 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from halo_core.errors import EngineDiedError
-from halo_core.pool import Completion, EnginePool, LLMCall
+from halo_core.pool import Completion, EnginePool, LLMCall, PoolConfig, VLLMSpec
 from halo_core.pool.endpoint import EndpointEngine
 from halo_core.pool.kv_speed import kv_bytes_per_token
 from halo_core.pool.synthetic import text
@@ -291,3 +292,26 @@ def test_what_an_engine_evicts_is_known(pair: Pair) -> None:
     while station.held.depth(chain) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert station.held.depth(chain) == station.sent.depth(chain) == 0
+
+
+def test_calls_that_lose_their_kv_are_counted_and_answered_alike(pair: Pair) -> None:
+    calls = [ask(20 + i, share=-1, tokens=64) for i in range(3)]
+    alone = [pair.answer(pair.one, call)[0] for call in calls]
+    gib = 1152 * kv_bytes_per_token(pair.one.settings.path, "float32") / 2**30  # less than three of them need
+    spec = VLLMSpec(
+        model="small", path=pair.one.settings.path, layout="1x1", dtype="float32", kv_cache_gib=gib, max_model_len=640
+    )
+    pool = EnginePool(PoolConfig(engines=(spec,), calibrate=False))
+
+    async def together() -> list[Completion]:
+        return await asyncio.gather(*(engine.complete(replace(call, model="small")) for call in calls))
+
+    try:
+        pool.thread.run(pool.start("small"))
+        engine = pool.group("small").engines[0]
+        said = [done.parse()["choices"][0]["message"]["content"] for done in pool.thread.run(together())]
+        assert engine.sharing is not None
+        assert engine.sharing.counters()["preemptions"] >= 1
+    finally:
+        pool.close()
+    assert said == alone

@@ -176,6 +176,8 @@ class HaloConnector(KVConnectorBase_V1):  # type: ignore[misc]
         """All that the step's worker is to copy."""
         made = Copies(loads=self._loads)
         self._loads = []
+        if preempted := getattr(scheduler_output, "preempted_req_ids", None):
+            self._count(preemptions=len(preempted))
         state = scheduler_output.kv_connector_block_state
         for request_id, tokens in scheduler_output.num_scheduled_tokens.items():
             served = self._served.get(request_id)

@@ -273,9 +273,11 @@ COUNTERS = (
     "save_us",
     "failed_blocks",
     "refused_blocks",
+    "preemptions",
 )
 """What an engine's connector counts: `load_us` all time spent on loading, `hidden_us` that part beside which it
-computed; `failed_blocks` were gone or torn and were recomputed; `refused_blocks` found no room."""
+computed; `failed_blocks` were gone or torn and were recomputed; `refused_blocks` found no room; `preemptions` are of
+the engine's scheduler, which took the KV of running requests, whoever asked for them."""
 
 
 class Counters:
