@@ -28,7 +28,7 @@ from halo_core.pool.layout import over_places, vllm_settings
 from halo_core.pool.machine import machine as machine_of
 from halo_core.pool.places import Places, check_room
 from halo_core.pool.pool import EnginePool
-from halo_core.pool.sharing import ON_GPUS, wanted_sharing
+from halo_core.pool.sharing import OFFLOADED, ON_GPUS, wanted_sharing
 from halo_core.pool.vllm import VLLMEngine
 
 State = Literal["ok", "off", "warn", "fail"]
@@ -266,6 +266,8 @@ def sharing(config: PoolConfig) -> Iterator[Check]:
             chosen = wanted_sharing(spec) == "off"
             why = "kv_sharing is off" if chosen else f"there is no room for a store at {store_root()}"
             yield Check(subject, "off", f"engines share no KV: {why}")
+        elif gpus and store.required:
+            yield Check(subject, "ok", f"{OFFLOADED}, up to {store.cap_bytes / 1e9:.1f} GB each")
         elif gpus:
             yield Check(subject, "off", f"engines share no KV: {ON_GPUS}")
         else:

@@ -14,7 +14,8 @@ from halo_core.pool.config import VLLMSpec
 from halo_core.pool.kv_speed import kv_bytes_per_token
 from halo_core.pool.vllm_command import StoreSettings, find_model
 
-ON_GPUS = "on GPUs it takes a connector of vLLM's own (LMCache, NIXL), which extra_args can name"
+ON_GPUS = "on GPUs kv_sharing = 'on' lets LMCache or vLLM itself keep KV in host memory; extra_args can name others"
+OFFLOADED = "each engine keeps what its GPUs evict in host memory, by LMCache or vLLM's own connector"
 
 
 def wanted_sharing(spec: VLLMSpec) -> str:

@@ -20,7 +20,7 @@ from halo_core.pool.endpoint import EndpointEngine
 from halo_core.pool.engine import CacheEvent, Capacity, Health
 from halo_core.pool.http import HttpError
 from halo_core.pool.kv_events import subscribe
-from halo_core.pool.sharing import ON_GPUS, SharedStore
+from halo_core.pool.sharing import OFFLOADED, ON_GPUS, SharedStore
 from halo_core.pool.vllm_command import (
     Placement,
     VLLMSettings,
@@ -238,7 +238,7 @@ class VLLMEngine(EndpointEngine):
             self._sharing.counts_in(process.scratch / "kv-counters")
             return
         if self.placement.gpus:
-            self.not_sharing = ON_GPUS
+            self.not_sharing = OFFLOADED if store.required else ON_GPUS
         elif not said.is_file():
             self.not_sharing = "its program did not say whether it can"
         elif problem := said.read_text("utf-8"):

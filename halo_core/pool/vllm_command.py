@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -169,6 +170,8 @@ def engine_command(
         block_size = block_size or _CPU_BLOCK_SIZE
     if settings.store is not None and not gpu:
         own += ["--kv-store", json.dumps(asdict(settings.store))]
+    elif settings.store is not None and settings.store.required:
+        args += _offloading(settings.store)
     if placement.cores:
         own += ["--cores", ",".join(map(str, placement.cores))]
     if kv_gib:
@@ -176,6 +179,12 @@ def engine_command(
     if block_size:
         args += ["--block-size", str(block_size)]
     return [python, str(MAIN), *own, "--", *args, *settings.extra_args]
+
+
+def _offloading(store: StoreSettings) -> list[str]:
+    """On GPUs: KV goes to host memory by LMCache where it is installed, else by vLLM's own connector."""
+    backend = "lmcache" if find_spec("lmcache") is not None else "native"
+    return ["--kv-offloading-size", f"{store.cap_bytes / 2**30:.3f}", "--kv-offloading-backend", backend]
 
 
 def engine_environment(settings: VLLMSettings, placement: Placement, *, python: str, scratch: Path) -> dict[str, str]:

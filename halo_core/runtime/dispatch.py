@@ -243,7 +243,9 @@ class Dispatcher:
 
     def _answer(self, flight: Flight) -> float:
         """Tokens that the call is expected to generate."""
-        answer = self._answer_tokens.get(flight.call.origin.operator, DEFAULT_ANSWER_TOKENS)
+        answer = self._answer_tokens.get(flight.call.origin.operator)
+        if answer is None:
+            answer = flight.known_answer if flight.known_answer is not None else DEFAULT_ANSWER_TOKENS
         limit = flight.call.body.get("max_completion_tokens") or flight.call.body.get("max_tokens")
         return min(answer, float(limit)) if limit else answer
 

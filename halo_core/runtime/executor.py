@@ -384,6 +384,7 @@ class Executor:
             prompt.chars / CHARS_PER_TOKEN,
             waiters=[waiter],
             keep=run.batch.keeps.get(call.origin.operator),
+            known_answer=run.batch.answer_lengths.get(call.origin.operator),
         )
         waiter.flight = flight
         self._owners[flight] = run.batch

@@ -82,6 +82,8 @@ class Flight:
     """Estimated prompt tokens."""
     answer_units: float = 0.0
     """Expected cost of decoding the answer, in prompt-token equivalents."""
+    known_answer: float | None = None
+    """Tokens that its answer is expected to have by what the catalog knows; None where it knows nothing."""
     waiters: list[Waiter] = field(default_factory=list)
     chunks: list[bytes] = field(default_factory=list)
     """Of a streamed call: what has arrived, replayed to callers who join late."""

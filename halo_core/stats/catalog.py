@@ -106,6 +106,14 @@ class Catalog(_Fact):
         """The step of that name."""
         return next((step for step in self.steps if step.name == name), None)
 
+    def answer_lengths(self) -> dict[str, float]:
+        """Operator -> tokens that its answers have on average; of several turns, those of the longest."""
+        found: dict[str, float] = {}
+        for step in self.steps:
+            if step.answer_tokens.count:
+                found[step.operator] = max(found.get(step.operator, 0.0), step.answer_tokens.mean)
+        return found
+
     def updated(self, newer: Catalog) -> Catalog:
         """This one corrected by a later run: what it saw again counts by rows, at most as much as 64 of the old."""
         old = {step.name: step for step in self.steps}

@@ -11,6 +11,7 @@ from halo_core.pool import vllm_command
 from halo_core.pool.machine import GPU, Machine, machine
 from halo_core.pool.vllm_command import (
     Placement,
+    StoreSettings,
     VLLMSettings,
     check_path,
     default_placement,
@@ -56,6 +57,20 @@ def test_on_gpus(tmp_path: Path) -> None:
     env = engine_environment(settings, Placement(gpus=(1, 3)), python="python", scratch=tmp_path)
     assert env["CUDA_VISIBLE_DEVICES"] == "1,3"
     assert "PYTHONPATH" not in env, "another interpreter must not see this one's packages"
+
+
+@pytest.mark.parametrize(("installed", "backend"), [(None, "native"), (object(), "lmcache")])
+def test_on_gpus_kv_goes_to_host_memory_where_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, installed: object, backend: str
+) -> None:
+    monkeypatch.setattr(vllm_command, "find_spec", lambda name: installed if name == "lmcache" else None)
+    asked = StoreSettings("/store", 3 << 29, required=True)
+    line = command(VLLMSettings("owner/name", store=asked), Placement(gpus=(0,)))
+    assert f"--kv-offloading-size 1.500 --kv-offloading-backend {backend}" in line
+    assert "--kv-store" not in line
+    left = command(VLLMSettings("owner/name", store=StoreSettings("/store", 1 << 30)), Placement(gpus=(0,)))
+    assert "--kv-offloading" not in left
+    assert "--kv-offloading" not in command(VLLMSettings("owner/name", store=asked), Placement(cores=(0,)))
 
 
 def test_default_placement(monkeypatch: pytest.MonkeyPatch) -> None:

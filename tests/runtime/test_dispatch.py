@@ -9,10 +9,12 @@ import pytest
 
 from halo_core.errors import EngineDiedError, UnknownModelError
 from halo_core.pool import EnginePool, LLMCall, PoolConfig
+from halo_core.pool.engine import Capacity
 from halo_core.runtime import Executor, placement
 from halo_core.runtime.flight import Flight
 from halo_core.runtime.prefix import PrefixIndex
 from halo_core.runtime.station import HEAD_START_S, Station
+from halo_core.stats import Catalog, Distribution, StepProfile
 from tests.runtime.scripted import ScriptedEngine, ask, text_of
 from tests.runtime.test_merging import until
 
@@ -332,3 +334,23 @@ async def test_a_call_given_up_as_it_is_sent_gives_its_slot_back(executor: Execu
 
     assert executor.pool.thread.run(give_up_as_it_is_sent()) == 0
     assert len(engine.seen) == 1
+
+
+@pytest.mark.parametrize(("known", "together"), [(400.0, 3), (None, 8)])
+async def test_the_first_calls_leave_room_for_answers_as_long_as_the_catalog_knows(
+    executor: Executor, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch, known: float | None, together: int
+) -> None:
+    monkeypatch.setattr(ScriptedEngine, "capacity", Capacity(slots=8, kv_tokens=1300))
+    engine.held = True
+    answers = Distribution.of([known] if known is not None else [])
+    step = StepProfile(operator="op", model="m", frequency=1, answer_tokens=answers)
+    batch = executor.open_batch("b", app="app", known=Catalog(app="app", steps=(step,)))
+    runs = [executor.begin(batch, str(n)) for n in range(8)]
+    calls = [replace(ask(f"question {n}"), origin=run.origin("op")) for n, run in enumerate(runs)]
+    asked = [asyncio.create_task(executor.call(run, call)) for run, call in zip(runs, calls, strict=True)]
+    await until(lambda: len(engine.seen) >= together)
+    await asyncio.sleep(0.05)
+    assert len(engine.seen) == together
+    executor.pool.thread.loop.call_soon_threadsafe(engine.release)
+    await asyncio.gather(*asked)
+    assert len(engine.seen) == 8
