@@ -42,6 +42,10 @@ class Mailbox:
                 self._loop.call_exception_handler({"message": "error in a message to the loop", "exception": error})
 
 
+LAST_WORDS_S = 1.0
+"""Tasks that are cancelled with their loop have so long to end."""
+
+
 class LoopThread:
     """An event loop that runs in a daemon thread until `close`."""
 
@@ -54,6 +58,10 @@ class LoopThread:
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
         self.loop.run_forever()
+        if waiting := asyncio.all_tasks(self.loop):  # for the events of engines, say
+            for task in waiting:
+                task.cancel()
+            self.loop.run_until_complete(asyncio.wait(waiting, timeout=LAST_WORDS_S))
 
     @property
     def is_current(self) -> bool:

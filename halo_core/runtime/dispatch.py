@@ -16,14 +16,14 @@ from dataclasses import replace
 from typing import Any
 
 from halo_core.errors import EngineDiedError, EngineError, HaloError
-from halo_core.kv import ALL, BlockIndex, Keep, PromptBlocks, moving_pays
+from halo_core.kv import ALL, BlockIndex
 from halo_core.pool.call import Completion, LLMCall, Usage
 from halo_core.pool.engine import Engine
 from halo_core.pool.loop import now_s
 from halo_core.pool.pool import EngineGroup, EnginePool
 from halo_core.runtime.affinity import MIN_SHARED_CHUNKS, group_of, static_prefix
-from halo_core.runtime.evidence import Evidence
 from halo_core.runtime.flight import Flight
+from halo_core.runtime.group_kv import GroupKV
 from halo_core.runtime.placement import Placement
 from halo_core.runtime.prefix import CHUNK_TOKENS, Chain, PrefixIndex, common_depth
 from halo_core.runtime.station import HEAD_START_S, Station
@@ -76,10 +76,7 @@ class Dispatcher:
         self.waiting: Counter[str] = Counter()
         """Operator -> its ready calls."""
         self._settling_s = 0.0
-        self._stored: PrefixIndex | None = None
-        """What the host's block store holds, where the engines share one."""
-        self._prompt_blocks = PromptBlocks()
-        self._evidence = Evidence()
+        self._kv = GroupKV(pool, group)
         self.warmups = 0
         self.warmup_usage = Usage()
         group.on_change.append(self._on_change)
@@ -89,9 +86,8 @@ class Dispatcher:
     def add(self, flight: Flight) -> None:
         """Take charge of a flight; `land` is called exactly once with its outcome unless it is cancelled."""
         flight.answer_units = self._decode_units * self._answer(flight)
-        shares = self._stored is not None or not self._stations  # before engines are up, who knows
-        if shares and flight.keep is None and flight.shown is None:
-            flight.shown = self._evidence.keep(flight)
+        if self._kv.shared or not self._stations:  # before engines are up, who knows
+            self._kv.see(flight)
         bisect.insort(self._ready, flight)
         self.waiting[flight.call.origin.operator] += 1
         self.waiting_units += flight.prompt_units + flight.answer_units
@@ -140,9 +136,7 @@ class Dispatcher:
         """The engines' caches were reset."""
         for station in self._stations.values():
             station.forget()
-        if self._stored is not None:
-            self._stored.clear()
-        self._evidence = Evidence()
+        self._kv.forget()
 
     # -- placing -------------------------------------------------------------------------------------------------
 
@@ -208,7 +202,7 @@ class Dispatcher:
         crowded = len(self._ready) + sum(s.calls for s in stations) > sum(s.engine.capacity.slots for s in stations)
         crowded = crowded or any(station.kv_full for station in stations)
         for i, flight in enumerate(self._ready[:LOOK_AHEAD]):
-            if self._pool.kv_moves == "always":
+            if self._kv.forced:
                 best = min(stations, key=lambda s: (s.sent.depth(flight.chain), s.calls))
             else:
                 best = self._placement.best(flight, stations, crowded=crowded)
@@ -230,16 +224,8 @@ class Dispatcher:
                 self._stations[engine.name] = Station(engine, PrefixIndex(chunks), PrefixIndex(chunks))
         stations = [self._stations[engine.name] for engine in self._group.ready]
         for station in stations:
-            station.stored = self._stored_by(station.engine)
+            station.stored = self._kv.stored_by(station.engine)
         return stations
-
-    def _stored_by(self, engine: Engine) -> PrefixIndex | None:
-        """What is known of the store that `engine` shares, the same for all engines; None where it shares none."""
-        if engine.sharing is None or self._pool.kv_moves == "never" or not moving_pays(self._group.curve):
-            return None
-        if self._stored is None:
-            self._stored = PrefixIndex(int((engine.sharing.cap_tokens or 200_000) / CHUNK_TOKENS))
-        return self._stored
 
     def _answer(self, flight: Flight) -> float:
         """Tokens that the call is expected to generate."""
@@ -371,8 +357,7 @@ class Dispatcher:
         finally:
             # Also after a failure: otherwise the same warm-up would be tried for ever.
             station.held.insert(flight.chain)
-            if station.stored is not None:
-                station.stored.insert(flight.chain)
+            self._kv.saved(flight, station, ALL)
             station.load_units -= units
             for waiting in station.warming.pop(flight.chain, ()):
                 self._unplace(waiting, station)
@@ -393,7 +378,7 @@ class Dispatcher:
     async def _fly(self, flight: Flight, station: Station) -> None:
         engine = station.engine
         # Where the engine has priorities, its own queue keeps our order too.
-        keep = self._keep(flight)
+        keep = self._kv.keep(flight, self._tight)
         call = replace(
             flight.call,
             model=engine.model,
@@ -422,9 +407,7 @@ class Dispatcher:
             return
         if completion is not None:
             station.held.insert(flight.chain)
-            if station.stored is not None:
-                chunks = len(flight.chain) if keep.tokens < 0 else int(keep.tokens / CHUNK_TOKENS)
-                station.stored.insert(flight.chain[:chunks])
+            self._kv.saved(flight, station, keep)
             station.step_begins()
             self._learn(call, completion)
             self._learn_blocks(flight, station, completion)
@@ -486,17 +469,6 @@ class Dispatcher:
         seen = float(completion.usage.generated_tokens)
         self._answer_tokens[operator] = seen if known is None else 0.8 * known + 0.2 * seen
 
-    def _keep(self, flight: Flight) -> Keep:
-        """What is saved of the call's KV.
-
-        What the catalog says; of an app that it does not know what is shared, and all once engines may have to evict.
-        """
-        if self._pool.kv_moves == "always":
-            return ALL
-        if flight.keep is not None:
-            return flight.keep
-        return ALL if flight.shown is None or self._tight() else flight.shown
-
     def _tight(self) -> bool:
         """Whether what the engines were sent and what waits may be more KV than they hold for long."""
         stations = self._stations.values()
@@ -506,33 +478,11 @@ class Dispatcher:
 
     def _learn_blocks(self, flight: Flight, station: Station, completion: Completion) -> None:
         """How the engines name the blocks of this prompt; who says so is listened to from now on."""
-        if not completion.blocks:
-            return
-        chunk_tokens = completion.usage.prompt_tokens * CHUNK_TOKENS / max(flight.prompt_units, 1.0)
-        block_size = station.engine.capacity.block_size
-        self._prompt_blocks.learn(flight.chain, chunk_tokens, completion.blocks, block_size)
-        if station.blocks is None:
-            station.blocks = BlockIndex()
-            self._spawn(self._listen(station, station.blocks))
-
-    async def _listen(self, station: Station, blocks: BlockIndex) -> None:
-        """Correct what is believed of an engine's cache by what it says itself, until it ends."""
-        try:
-            async for event in station.engine.cache_events():
-                if event.kind == "stored":
-                    blocks.stored(event.block_hashes)
-                    station.held.add(self._prompt_blocks.chunks(event.block_hashes))
-                elif event.kind == "removed":
-                    blocks.removed(event.block_hashes)
-                    gone = self._prompt_blocks.chunks(event.block_hashes)
-                    station.held.discard(gone)
-                    station.sent.discard(gone)
-                else:
-                    if blocks.resyncs:  # the first says that the subscription stands
-                        station.forget()
-                    blocks.cleared()
-        finally:
-            station.blocks = None
+        if completion.blocks:
+            self._kv.learn(flight, station, completion)
+            if station.blocks is None:
+                station.blocks = BlockIndex()
+                self._spawn(self._kv.listen(station, station.blocks))
 
     def _spawn(self, coroutine: Any, engine: Engine | None = None) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = asyncio.ensure_future(coroutine)

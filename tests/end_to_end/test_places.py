@@ -7,6 +7,8 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypedDict
 
 import psutil
@@ -15,14 +17,19 @@ from langchain_openai import ChatOpenAI
 from langgraph.graph import END, START, StateGraph
 
 import halo_adapters.langgraph as halo
+from halo_core.optimize.switching import SwitchPlan
 from halo_core.pool import EnginePool, PoolConfig, VLLMSpec
-from halo_core.runtime import get_executor
+from halo_core.runtime import foresight, get_executor
+from halo_core.stats import DecodePoint, EngineCurve
 from tests.conftest import MODEL_PATH
 from tests.runtime.places import Step, fewest_loads
 
 pytestmark = pytest.mark.engine
 
 STEPS = [Step("draft", "small-a"), Step("judge", "small-c", ("draft",)), Step("edit", "small-b", ("judge",))]
+CURVE = EngineCurve(
+    prefill_step_s=0.0, prefill_token_s=0.004, attention_pair_s=0.0, decode=(DecodePoint(batch=1, step_s=0.1),)
+)
 TOPICS = ["rain", "bread", "the sea", "a dog", "winter", "ships"]
 
 
@@ -102,7 +109,10 @@ def most_engines(counts: list[int]) -> Iterator[None]:
     thread.join()
 
 
-def test_the_run_follows_the_plan(pool: EnginePool) -> None:
+def test_the_run_follows_the_plan_and_so_does_the_next_which_plans_by_what_the_first_taught(
+    pool: EnginePool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HALO_CATALOG", str(tmp_path))
     rows = [{"topic": topic} for topic in TOPICS]
     plan = fewest_loads(STEPS, 2, len(rows))
     assert sum(map(len, plan.places)) == 3  # the least there can be
@@ -118,6 +128,22 @@ def test_the_run_follows_the_plan(pool: EnginePool) -> None:
     assert places.switches == 1 and max(counts) == 2
     report = ours.last_run.explain_analyze()
     assert "places: 2, 1 switch" in report
+
+    # The next run: the catalog has the steps, the places know how long loading takes, other curves are not asked for.
+    monkeypatch.setattr(foresight, "remembered", lambda specs: SimpleNamespace(curve=CURVE, slots=32, kv_tokens=0))
+    planned: list[SwitchPlan] = []
+    follow = get_executor().follow
+    monkeypatch.setattr(get_executor(), "follow", lambda made: (planned.append(made), follow(made))[1])
+    before = [(place.model, len(place.loads)) for place in places.all]
+    again = asyncio.run(ours.abatch(rows))
+    assert again == outs
+    made = planned[0]
+    assert made is not None
+    loaded = [place.loads[count:] for place, (_, count) in zip(places.all, before, strict=True)]
+    wanted = [[phase.model for phase in phases] for phases in made.places]
+    assert loaded == [w[1:] if w[:1] == [model] else w for w, (model, _) in zip(wanted, before, strict=True)]
+    # draft needs the one model that is not there; whichever it replaces is needed again. Fewer cannot be.
+    assert sum(map(len, loaded)) == 2
 
     # The plain app, on one of the engines that are loaded now: the three names stand for the same weights.
     engine: Any = places.all[0].engine
