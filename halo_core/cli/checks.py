@@ -263,8 +263,8 @@ def sharing(config: PoolConfig) -> Iterator[Check]:
             yield Check(subject, "fail", str(error))
             continue
         if store is None:
-            chosen = wanted_sharing(spec) == "off"
-            why = "kv_sharing is off" if chosen else f"there is no room for a store at {store_root()}"
+            off = wanted_sharing(spec) == "off"
+            why = "kv_sharing is off" if off else f"there is no room for a store at {store_root()}"
             yield Check(subject, "off", f"engines share no KV: {why}")
         elif gpus and store.required:
             yield Check(subject, "ok", f"{OFFLOADED}, up to {store.cap_bytes / 1e9:.1f} GB each")

@@ -23,7 +23,7 @@ from halo_core.pool.loop import now_s
 from halo_core.pool.pool import EngineGroup, EnginePool
 from halo_core.runtime.affinity import MIN_SHARED_CHUNKS, group_of, static_prefix
 from halo_core.runtime.flight import Flight
-from halo_core.runtime.group_kv import GroupKV
+from halo_core.runtime.group_kv import UNKNOWN_KV_TOKENS, GroupKV
 from halo_core.runtime.placement import Placement
 from halo_core.runtime.prefix import CHUNK_TOKENS, Chain, PrefixIndex, common_depth
 from halo_core.runtime.station import HEAD_START_S, Station
@@ -219,7 +219,7 @@ class Dispatcher:
         for engine in self._group.ready:
             station = self._stations.get(engine.name)
             if station is None or station.engine is not engine:
-                capacity = engine.capacity.kv_tokens or 200_000
+                capacity = engine.capacity.kv_tokens or UNKNOWN_KV_TOKENS
                 chunks = int(capacity / CHUNK_TOKENS)
                 self._stations[engine.name] = Station(engine, PrefixIndex(chunks), PrefixIndex(chunks))
         stations = [self._stations[engine.name] for engine in self._group.ready]
@@ -348,7 +348,8 @@ class Dispatcher:
         call = LLMCall(model, body, origin=origin, share_tokens=-1 if shares else 0, share_loads=shares)
         try:
             completion = await station.engine.complete(call)
-            self._learn_blocks(flight, station, completion)
+            if completion.blocks:
+                self._learn_blocks(flight, station, completion)
             self.warmups += 1
             self.warmup_usage += completion.usage
         except HaloError as error:
@@ -410,8 +411,9 @@ class Dispatcher:
             self._kv.saved(flight, station, keep)
             station.step_begins()
             self._learn(call, completion)
-            self._learn_blocks(flight, station, completion)
-            completion = replace(completion, blocks=())  # nobody else needs them, and answers are kept
+            if completion.blocks:
+                self._learn_blocks(flight, station, completion)
+                completion = replace(completion, blocks=())  # nobody else needs them, and answers are kept
             station.observe(completion.usage.generated_tokens, now_s() - begun_s)
         self._land(flight, completion, error)
 
@@ -478,11 +480,10 @@ class Dispatcher:
 
     def _learn_blocks(self, flight: Flight, station: Station, completion: Completion) -> None:
         """How the engines name the blocks of this prompt; who says so is listened to from now on."""
-        if completion.blocks:
-            self._kv.learn(flight, station, completion)
-            if station.blocks is None:
-                station.blocks = BlockIndex()
-                self._spawn(self._kv.listen(station, station.blocks))
+        self._kv.learn(flight, station, completion)
+        if station.blocks is None:
+            station.blocks = BlockIndex()
+            self._spawn(self._kv.listen(station, station.blocks))
 
     def _spawn(self, coroutine: Any, engine: Engine | None = None) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = asyncio.ensure_future(coroutine)

@@ -13,8 +13,8 @@ from halo_core.runtime.flight import Flight
 from halo_core.runtime.prefix import CHUNK_TOKENS, PrefixIndex
 from halo_core.runtime.station import Station
 
-UNKNOWN_CAP_TOKENS = 200_000
-"""Taken for a store whose tokens have no known size."""
+UNKNOWN_KV_TOKENS = 200_000
+"""Taken for an engine or a store of which is not known how many tokens it holds."""
 
 
 class GroupKV:
@@ -43,7 +43,7 @@ class GroupKV:
         if engine.sharing is None or self._pool.kv_moves == "never" or not moving_pays(self._group.curve):
             return None
         if self._stored is None:
-            self._stored = PrefixIndex(int((engine.sharing.cap_tokens or UNKNOWN_CAP_TOKENS) / CHUNK_TOKENS))
+            self._stored = PrefixIndex(int((engine.sharing.cap_tokens or UNKNOWN_KV_TOKENS) / CHUNK_TOKENS))
         return self._stored
 
     def forget(self) -> None:
@@ -76,7 +76,7 @@ class GroupKV:
             station.stored.insert(flight.chain[:chunks])
 
     def learn(self, flight: Flight, station: Station, completion: Completion) -> None:
-        """How the engines name the blocks of this prompt, where they say so."""
+        """How the engines name the blocks of this prompt."""
         chunk_tokens = completion.usage.prompt_tokens * CHUNK_TOKENS / max(flight.prompt_units, 1.0)
         self._blocks.learn(flight.chain, chunk_tokens, completion.blocks, station.engine.capacity.block_size)
 
