@@ -28,6 +28,9 @@ def main(
     distinct: Annotated[str, typer.Option(help="paper (its share of distinct rows), all, or both.")] = "both",
     latency_scale: Annotated[float, typer.Option(help="Factor on the HTTP tools' latency.")] = 0.2,
     scale: Annotated[float, typer.Option(help="Factor on the primitives' prompts and answers.")] = 0.25,
+    answer_scale: Annotated[
+        float | None, typer.Option(help="Factor on the primitives' answers where it differs from --scale.")
+    ] = None,
     temperature: Annotated[float, typer.Option(help="Above 0 nothing is merged but tools and prefixes.")] = 0.0,
     sync: Annotated[bool, typer.Option("--sync", help="Synchronous nodes, run by `batch`.")] = False,
     warm: Annotated[bool, typer.Option("--warm", help="Keep the engines' prefix caches between runs.")] = False,
@@ -48,6 +51,7 @@ def main(
     small = {"kv_cache_gib": _kv_gib(kv_tokens, dtype), "max_model_len": kv_tokens // 2} if kv_tokens else {}
     pool = shared.start(layout, dtype, out_of_the_box="B0d" in systems, **small)
     documents: dict[str, Any] = {}
+    answer_scale = scale if answer_scale is None else answer_scale
     for name in names:
         with opened(name, latency_scale=latency_scale, scale=scale) as workload:
             bench = Systems(
@@ -55,7 +59,7 @@ def main(
                 cold=not warm,
                 workload=workload,
                 tokens=tokens,
-                token_scale=scale,
+                token_scale=answer_scale,
                 temperature=temperature,
                 sync=sync,
                 once=trials == 1,
@@ -76,7 +80,11 @@ def main(
                     distinct_rows=len({json.dumps(row, sort_keys=True) for row in rows}),
                     rows=rows_,
                     **({"kv_tokens": kv_tokens} if kv_tokens else {}),
-                    **({"latency_scale": latency_scale} if name in TOOLED else {"scale": scale}),
+                    **(
+                        {"latency_scale": latency_scale}
+                        if name in TOOLED
+                        else {"scale": scale, "answer_scale": answer_scale}
+                    ),
                 )
                 documents[f"{name}, {'every row distinct' if variant else 'rows as in the source'}"] = document
                 show(document)
