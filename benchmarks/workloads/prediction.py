@@ -102,6 +102,7 @@ class _Predicted(Systems):
             "actual_s": actual_s,
             "actual_range_s": [min(walls), max(walls)],
             "error": predicted.makespan_s / actual_s - 1,
+            "pace": predicted.pace,
             "simulated_s": simulated.makespan_s,
             "simulator_error": simulated.makespan_s / actual_s - 1,
             "largest_errors": [str(error) for error in Comparison(last, predicted).errors()[:3]],

@@ -26,7 +26,7 @@ from halo_core.plan import Effect, LLMOperator, OpaqueStep
 from halo_core.pool import VLLMSpec, get_pool
 from halo_core.pool.config import EngineSpec, SimulatedSpec
 from halo_core.runtime import SESSION, Batch, ToolCall, row_keys
-from halo_core.runtime.tools import OBSERVERS
+from halo_core.runtime.tool_desk import OBSERVERS
 from halo_core.tools import signature_of
 
 OUTCOME = "(outcome)"

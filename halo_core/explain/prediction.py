@@ -42,6 +42,8 @@ class Prediction:
     """No order and placement of these calls takes less, as far as the cost model knows."""
     schedule_s: float
     """What the planner's own schedule takes in the cost model."""
+    pace: float = 1.0
+    """How many times as long as calibrated the engines are taken to need, from the app's last run."""
 
     @property
     def factor(self) -> float:
@@ -80,18 +82,20 @@ def predict(app: str, rows: RowSet, *, catalog: Catalog | None = None, pool: Eng
     catalog = catalog or catalogs.known(app)
     if catalog is None:
         raise HaloError("nothing is known of this app's calls before its first run, whose first rows are its profile")
-    fleet = _set_right(fleet_of(pool or get_pool(), [step.model for step in catalog.steps]), catalog)
+    calibrated = fleet_of(pool or get_pool(), [step.model for step in catalog.steps])
+    pace = _pace(calibrated, catalog)
+    fleet = calibrated.scaled(pace)
     per_row = sum(step.frequency for step in catalog.steps)
     part = max(int(MAX_CALLS / max(per_row, 1.0)), 2)
     planned = _planned(catalog, rows, fleet)
     bounds = planned.schedule.lower_bound_s, planned.schedule.makespan_s
     if part >= len(rows):
         whole = simulate(catalog, rows, fleet)
-        return Prediction(catalog, fleet, len(rows), whole, whole.makespan_s, *bounds)
+        return Prediction(catalog, fleet, len(rows), whole, whole.makespan_s, *bounds, pace)
     simulation, half = (simulate(catalog, _first(rows, count), fleet) for count in (part, part // 2))
     rate = (simulation.makespan_s - half.makespan_s) / (part - part // 2)
     makespan_s = simulation.makespan_s + (len(rows) - part) * rate
-    return Prediction(catalog, fleet, len(rows), simulation, makespan_s, *bounds)
+    return Prediction(catalog, fleet, len(rows), simulation, makespan_s, *bounds, pace)
 
 
 def _planned(catalog: Catalog, rows: RowSet, fleet: Fleet) -> PlannedBatch:
@@ -110,20 +114,20 @@ def _planned(catalog: Catalog, rows: RowSet, fleet: Fleet) -> PlannedBatch:
     return plan_batch(catalog, len(rows), distinct, workers, budget_s=PLAN_BUDGET_S, values=different)
 
 
-def _set_right(fleet: Fleet, catalog: Catalog) -> Fleet:
-    """The engines half-way (geometrically) between calibrated and as fast as they were in the app's last run.
+def _pace(fleet: Fleet, catalog: Catalog) -> float:
+    """How much slower than calibrated engines are: half-way (geometrically) to what the app's last run tells.
 
-    Machines drift, and an app's own code takes part of them; but one run tells no more than one calibration. Nothing is
-    changed where that run did not keep the engines busy, or was too far from what was calibrated to trust.
+    Machines drift, and an app's own code takes part of them; but one run tells no more than one calibration. 1 where
+    that run did not keep the engines busy, or was too far from what was calibrated to trust.
     """
     last = catalog.last
     if last is None:
-        return fleet
+        return 1.0
     again = simulate(catalog, RowSet(last.contents, last.fields), fleet)
     pace = last.wall_s / again.makespan_s if again.makespan_s else 1.0
     if again.busy_share < BUSY or not 1 / FURTHEST <= pace <= FURTHEST:
-        return fleet
-    return fleet.scaled(sqrt(pace))
+        return 1.0
+    return sqrt(pace)
 
 
 def _first(rows: RowSet, count: int) -> RowSet:
@@ -211,7 +215,7 @@ def summary(prediction: Prediction, cost_per_gpu_hour: float | None = None) -> l
         f"{100 * simulation.busy_share:.0f} % of it; {round(simulation.calls * prediction.factor):,} calls, "
         f"{round(simulation.executed * prediction.factor):,} to make",
         f"  from {_count(prediction.catalog.rows, 'row')} of earlier runs, the last of {prediction.catalog.learnt_at}, "
-        "and the engines' calibration" + _part(prediction),
+        "and the engines' calibration" + _set_right(prediction) + _part(prediction),
     ]
     lines.append(
         f"  in the cost model the planner's schedule takes {prediction.schedule_s:.1f} s, and none takes less than "
@@ -225,6 +229,11 @@ def summary(prediction: Prediction, cost_per_gpu_hour: float | None = None) -> l
             f"{money / max(prediction.rows, 1):,.6f} a row"
         )
     return lines
+
+
+def _set_right(prediction: Prediction) -> str:
+    factor = f"{prediction.pace:.2f}"
+    return f", whose times the last run stretches by {factor}" if factor != "1.00" else ""
 
 
 def _moves(prediction: Prediction) -> list[str]:
@@ -267,6 +276,7 @@ def document(prediction: Prediction, cost_per_gpu_hour: float | None = None) -> 
         "rows_learnt_from": prediction.catalog.rows,
         "learnt_at": prediction.catalog.learnt_at,
         "rows_simulated": prediction.simulation.rows,
+        "pace": prediction.pace,
         "gpu_hours": hours,
         "cost": None if cost_per_gpu_hour is None else hours * cost_per_gpu_hour,
     }

@@ -9,7 +9,8 @@ from halo_core.runtime.loops import on_event_loop
 from halo_core.runtime.rows import MISSING, BatchOptions, Rows
 from halo_core.runtime.session import ambient_run, digest
 from halo_core.runtime.stats import BatchStats, OperatorStats, Span, ToolStats
-from halo_core.runtime.tools import ToolCall, ToolDesk
+from halo_core.runtime.tool_call import ToolCall
+from halo_core.runtime.tool_desk import ToolDesk
 
 __all__ = [
     "LOOKING",

@@ -14,7 +14,7 @@ from halo_core.pool.call import CallOrigin, Completion
 from halo_core.runtime import catalogs
 from halo_core.runtime.flight import Flight, MergeKey
 from halo_core.runtime.stats import BatchStats, OperatorStats
-from halo_core.runtime.tools import ToolDesk
+from halo_core.runtime.tool_desk import ToolDesk
 from halo_core.runtime.watch import Watch
 from halo_core.stats import Catalog, ObservedRow
 

@@ -12,7 +12,7 @@ from halo_core.errors import InDoubtError
 from halo_core.runtime.journal import Journal, WriteKey
 
 if TYPE_CHECKING:
-    from halo_core.runtime.tools import ToolCall
+    from halo_core.runtime.tool_call import ToolCall
 
 
 class WriteRecord:

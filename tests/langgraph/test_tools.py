@@ -24,7 +24,7 @@ import halo_core
 from halo_adapters.langgraph import tools as hooks
 from halo_adapters.langgraph.lift import lift
 from halo_core.pool import PoolConfig, configure
-from halo_core.runtime import tools as runtime_tools
+from halo_core.runtime import tool_call, tool_desk
 from halo_core.tools import ToolDeclarationError
 
 
@@ -227,14 +227,14 @@ def test_a_write_is_known_again_when_its_row_is_resumed() -> None:
     for _ in range(2):
         calls: list[tuple[str, str | None]] = []
 
-        def watch(call: runtime_tools.ToolCall, calls: list[tuple[str, str | None]] = calls) -> None:
+        def watch(call: tool_call.ToolCall, calls: list[tuple[str, str | None]] = calls) -> None:
             calls.append((call.tool, call.signature))
 
-        runtime_tools.OBSERVERS.append(watch)
+        tool_desk.OBSERVERS.append(watch)
         try:
             outs = graph(tools).batch(ROWS[:2])
         finally:
-            runtime_tools.OBSERVERS.remove(watch)
+            tool_desk.OBSERVERS.remove(watch)
         assert [found[0] for found in contents(outs)[0]] == ["booked", "1 messages"]
         runs.append(sorted(calls))
     assert len(set(ids)) == 4

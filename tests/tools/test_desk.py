@@ -14,7 +14,7 @@ import pytest
 from halo_core import tool
 from halo_core.runtime import SESSION, BatchStats, Run, ToolCall, ToolDesk
 from halo_core.runtime.batch import Batch
-from halo_core.runtime.tools import Gate
+from halo_core.runtime.gates import Gate
 from halo_core.tools import Effect, ToolDeclarationError, spec_of
 
 

@@ -11,17 +11,19 @@ import concurrent.futures
 import copy
 import threading
 import time
-from collections import Counter, OrderedDict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
-from contextvars import ContextVar, copy_context
-from dataclasses import dataclass, field
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from halo_core.plan import Effect
 from halo_core.runtime.current import LOOKING, SESSION, not_ahead
+from halo_core.runtime.gates import passing
 from halo_core.runtime.loops import on_event_loop
 from halo_core.runtime.stats import ToolStats
+from halo_core.runtime.tool_call import ToolCall
+from halo_core.runtime.tool_memo import AbandonedError, AloneError, ToolMemo
 from halo_core.runtime.writes import WriteRecord
 
 if TYPE_CHECKING:
@@ -29,39 +31,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_ANYTHING = "*"
-"""Written by a write that does not say what it writes."""
-_SOMETHING = "+"
-"""Written by every write; watched by reads that do not say what they read."""
-MAX_RESULTS = 4096
-"""Results kept for equal calls that come later; beyond it the least recently used are asked again."""
-SHOWN = 300
-"""Characters of a call's arguments in an error."""
 FIRST_PAUSE_S = 0.1
 """Before a declared retry; doubled for every further one."""
-
-
-@dataclass(frozen=True, slots=True)
-class ToolCall:
-    """One call of a tool, and what decides how it is made."""
-
-    tool: str
-    effect: Effect = Effect.WRITE
-    signature: str | None = None
-    """Equal for equal calls; None = never shared. Of a write it only tells the journal which call this is."""
-    sources: tuple[str, ...] = ()
-    """What it reads or writes; () for a write = anything."""
-    backend: str = ""
-    max_inflight: int | None = None
-    retries: int = 0
-    timeout_s: float | None = None
-    arguments: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
-    """What it is asked, for those who watch."""
-
-    def __str__(self) -> str:
-        asked = self.signature or "arguments that have no text"
-        return f"tool {self.tool!r} called with {asked if len(asked) <= SHOWN else f'{asked[:SHOWN]}...'}"
-
 
 Observer = Callable[[ToolCall], object]
 
@@ -70,169 +41,6 @@ OBSERVERS: list[Observer] = []
 
 What they raise, the caller gets instead of a result.
 """
-
-
-class Gate:
-    """Lets a limited number in, first come, first served, from threads and event loops alike."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._inside = 0
-        self._waiting: deque[concurrent.futures.Future[None]] = deque()
-        self._lock = threading.Lock()
-
-    def ask(self) -> concurrent.futures.Future[None]:
-        """A future that is done when the caller is in. Give it back with `leave` or, while waiting, `give_up`."""
-        place: concurrent.futures.Future[None] = concurrent.futures.Future()
-        with self._lock:
-            if self._inside < self.limit and not self._waiting:
-                self._inside += 1
-                place.set_result(None)
-            else:
-                self._waiting.append(place)
-        return place
-
-    def leave(self) -> None:
-        """The caller is out; the next one is let in."""
-        with self._lock:
-            self._inside -= 1
-            let_in = self._next()
-        for place in let_in:
-            place.set_result(None)
-
-    def give_up(self, place: concurrent.futures.Future[None]) -> None:
-        """The caller waits no longer, or was let in meanwhile and leaves at once."""
-        with self._lock:
-            waits = place in self._waiting
-            if waits:
-                self._waiting.remove(place)
-        if not waits:
-            self.leave()
-
-    def narrow(self, limit: int) -> None:
-        """From now on at most `limit`, if that is less."""
-        with self._lock:
-            self.limit = min(self.limit, limit)
-
-    def _next(self) -> list[concurrent.futures.Future[None]]:
-        let_in = []
-        while self._waiting and self._inside < self.limit:
-            self._inside += 1
-            let_in.append(self._waiting.popleft())
-        return let_in
-
-
-class Gates:
-    """The gates of a process by backend: a limit holds for all rows and batches together."""
-
-    def __init__(self) -> None:
-        self._gates: dict[str, Gate] = {}
-        self._lock = threading.Lock()
-
-    def of(self, call: ToolCall) -> list[Gate]:
-        """The gates that the call has to pass, always in the same order, so that calls cannot block each other."""
-        wanted: dict[str, int] = {}
-        if call.effect is Effect.WRITE:
-            wanted |= {f"write {source}": 1 for source in sorted(call.sources)}
-        if call.max_inflight is not None:
-            wanted[f"backend {call.backend or call.tool}"] = call.max_inflight
-        gates = [self._gate(name, limit) for name, limit in wanted.items()]
-        held = _HELD.get()
-        return [gate for gate in gates if gate not in held]
-
-    def _gate(self, name: str, limit: int) -> Gate:
-        with self._lock:
-            gate = self._gates.get(name)
-            if gate is None:
-                gate = self._gates[name] = Gate(limit)
-        gate.narrow(limit)
-        return gate
-
-
-GATES = Gates()
-
-_HELD: ContextVar[frozenset[Gate]] = ContextVar("halo_gates", default=frozenset())
-"""Gates that the current code is inside of: a tool that calls another of its backend must not wait for itself."""
-
-
-class _AloneError(Exception):
-    """The call that was waited for did not end with a result that can be shared."""
-
-
-class ToolMemo:
-    """Results of one batch's pure and read calls, by signature and by the state of what they read."""
-
-    def __init__(self, *, keep_reads: bool = True) -> None:
-        self.keep_reads = keep_reads
-        """Whether a finished read serves later ones; without it only those that ask while it is under way."""
-        self._lock = threading.Lock()
-        self._results: OrderedDict[tuple[Any, ...], concurrent.futures.Future[Any]] = OrderedDict()
-        self._writes: Counter[str] = Counter()
-        """Beginnings and ends of writes, by source."""
-        self._under_way: Counter[str] = Counter()
-
-    def join(self, call: ToolCall) -> tuple[tuple[Any, ...], concurrent.futures.Future[Any], bool] | None:
-        """The key and the future result of a call that is shared, and whether the caller has to make it.
-
-        None where it must be made alone: what it reads is being written.
-        """
-        with self._lock:
-            watched = self._watched(call)
-            if any(self._under_way[source] for source in watched):
-                return None
-            key = (call.tool, call.signature, *(self._writes[source] for source in watched))
-            future = self._results.get(key)
-            if future is not None:
-                self._results.move_to_end(key)
-                return key, future, False
-            future = self._results[key] = concurrent.futures.Future()
-            while len(self._results) > MAX_RESULTS:
-                self._results.popitem(last=False)
-            return key, future, True
-
-    def settle(self, key: tuple[Any, ...], call: ToolCall, future: concurrent.futures.Future[Any], result: Any) -> None:
-        """The call was made."""
-        if call.effect is not Effect.PURE and not self.keep_reads:
-            self._forget(key, future)
-        future.set_result(result)
-
-    def drop(self, key: tuple[Any, ...], future: concurrent.futures.Future[Any], reason: BaseException) -> None:
-        """The call ended without a result that can be shared: whoever waits for it hears `reason`."""
-        self._forget(key, future)
-        future.set_exception(reason)
-
-    def _forget(self, key: tuple[Any, ...], future: concurrent.futures.Future[Any]) -> None:
-        with self._lock:
-            if self._results.get(key) is future:
-                del self._results[key]
-
-    @contextmanager
-    def written(self, sources: tuple[str, ...]) -> Iterator[None]:
-        """Something is written in the block: what was read before is not what would be read now.
-
-        Reads that begin meanwhile are not shared, for they may see the old or the new; () = it may be anything.
-        """
-        touched = sources or (_ANYTHING,)
-        with self._lock:
-            self._under_way.update((*touched, _SOMETHING))
-            self._writes.update((*touched, _SOMETHING))
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._under_way.subtract((*touched, _SOMETHING))
-                self._writes.update((*touched, _SOMETHING))
-
-    def _watched(self, call: ToolCall) -> tuple[str, ...]:
-        """Whose writes change what the call reads."""
-        if call.effect is not Effect.READ:
-            return ()
-        return (*call.sources, _ANYTHING) if call.sources else (_SOMETHING,)
-
-    def clear(self) -> None:
-        """Drop all results."""
-        with self._lock:
-            self._results.clear()
 
 
 class ToolDesk:
@@ -273,10 +81,10 @@ class ToolDesk:
                 return result
             try:
                 shared: T = await asyncio.shield(asyncio.wrap_future(future))
-            except _AloneError:
+            except AloneError:
                 self._meet(call)
                 break
-            except _Abandoned:
+            except AbandonedError:
                 continue
             self._claim(key, call)
             return copy.deepcopy(shared)
@@ -314,10 +122,10 @@ class ToolDesk:
                 break
             try:
                 shared: T = future.result()
-            except _AloneError:
+            except AloneError:
                 self._meet(call)
                 break
-            except _Abandoned:
+            except AbandonedError:
                 continue
             self._claim(key, call)
             return copy.deepcopy(shared)
@@ -392,15 +200,15 @@ class ToolDesk:
         except Exception as error:  # each of the others meets the failure, or not, by itself
             if look is not None:
                 self._met[SESSION.get(), call.tool, call.signature] = error
-            self.memo.drop(key, future, _AloneError())
+            self.memo.drop(key, future, AloneError())
             raise
         except BaseException:  # cancelled: one of the others makes it
-            self.memo.drop(key, future, _Abandoned())
+            self.memo.drop(key, future, AbandonedError())
             raise
         try:
             kept = copy.deepcopy(lead[0])
         except Exception:
-            self.memo.drop(key, future, _AloneError())
+            self.memo.drop(key, future, AloneError())
         else:
             if look is not None:
                 self._unclaimed.add(key)
@@ -409,22 +217,10 @@ class ToolDesk:
     def _writing(self, call: ToolCall) -> AbstractContextManager[None]:
         return self.memo.written(call.sources) if call.effect is Effect.WRITE else nullcontext()
 
-    @contextmanager
-    def _through(self, call: ToolCall) -> Iterator[tuple[list[Gate], list[Gate]]]:
-        """The gates that the call has to pass, and a list for those that it is inside of; it leaves them in the end."""
-        gates, inside = GATES.of(call), list[Gate]()
-        token = _HELD.set(_HELD.get() | set(gates))
-        try:
-            yield gates, inside
-        finally:
-            for gate in reversed(inside):
-                gate.leave()
-            _HELD.reset(token)
-
     @asynccontextmanager
     async def _passed(self, call: ToolCall) -> AsyncIterator[None]:
         begun = time.monotonic()
-        with self._through(call) as (gates, inside):
+        with passing(call) as (gates, inside):
             for gate in gates:
                 place = gate.ask()
                 try:
@@ -439,7 +235,7 @@ class ToolDesk:
     @contextmanager
     def _entered(self, call: ToolCall, may_wait: bool) -> Iterator[None]:
         begun = time.monotonic()
-        with self._through(call) as (gates, inside):
+        with passing(call) as (gates, inside):
             for gate in gates:
                 place = gate.ask()
                 if not may_wait and not place.done():
@@ -528,7 +324,3 @@ def _within(seconds: float, make: Callable[[], T]) -> T:
 
     threading.Thread(target=call, name="halo-tool", daemon=True).start()
     return future.result(seconds)
-
-
-class _Abandoned(Exception):
-    """The caller that made the call for all was cancelled."""
