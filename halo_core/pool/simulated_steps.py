@@ -49,6 +49,8 @@ class Sequence:
     share_blocks: int = 0
     """Leading blocks that go to the shared store."""
     share_loads: bool = False
+    saved: int = 0
+    """Leading blocks that were put there."""
     moved: int = 0
     """Prompt tokens that came from the shared store when it was first scheduled."""
     loading: int = 0
@@ -66,9 +68,10 @@ class StepLoop:
     """The steps of one engine. Callbacks on the clock, no tasks: an idle engine costs nothing.
 
     Each step prefills up to a token budget and decodes one token of every request that is past its prefill. Steps in
-    which nothing can change but the number of tokens are taken in one go. Prompt blocks become known at the end of the
-    step that computes them: a request scheduled in the same step as the first holder of a prefix does not hit. Decoded
-    tokens become known when their request ends. Blocks run out: the request that came last is preempted and recomputed.
+    which nothing can change but the number of tokens are taken in one go. Prompt blocks become known when they are
+    scheduled: a request of the same step as the first holder of a prefix hits. The shared store has them at the step's
+    end. Decoded tokens become known when their request ends. Blocks run out: the request that came last is preempted
+    and recomputed.
     """
 
     def __init__(
@@ -169,8 +172,7 @@ class StepLoop:
         budget = self._max_batched_tokens - len(self._decoding)
         before = budget
         for sequence in self._running:
-            sequence.chunk = min(sequence.todo, budget)
-            budget -= sequence.chunk
+            budget -= self._prefill(sequence, budget)
         admitted = copied = 0
         while self._waiting and len(self._running) < self._slots and budget > 0 and not scarce:
             sequence = self._waiting[0][2]
@@ -178,8 +180,7 @@ class StepLoop:
                 break
             heapq.heappop(self._waiting)
             self._running.append(sequence)
-            sequence.chunk = min(sequence.todo, budget)
-            budget -= sequence.chunk
+            budget -= self._prefill(sequence, budget)
             admitted += 1
             copied += sequence.loading
         if not self._running:
@@ -278,7 +279,7 @@ class StepLoop:
             if sequence.chunk:
                 sequence.todo -= sequence.chunk
                 sequence.chunk = 0
-                self._publish_prompt(sequence)
+                self._save(sequence)
                 if sequence.todo == 0:
                     sequence.generated += 1
         finished = [sequence for sequence in self._running if sequence.generated >= sequence.target]
@@ -291,21 +292,29 @@ class StepLoop:
                 sequence.news.set()
         self._begin()
 
-    def _publish_prompt(self, sequence: Sequence) -> None:
-        """Make the prompt blocks known that are computed by now."""
+    def _prefill(self, sequence: Sequence, budget: int) -> int:
+        """Schedule what fits of the prompt, and make the blocks known that it fills; gives the number of tokens."""
+        sequence.chunk = min(sequence.todo, budget)
         size = self._cache.block_size
-        whole = min((sequence.tokens - sequence.todo) // size, len(sequence.hashes))
+        whole = min((sequence.tokens - sequence.todo + sequence.chunk) // size, len(sequence.hashes))
         if whole > sequence.held:
             text = sequence.answered.prompt[sequence.held * size * CHARS_PER_TOKEN :]
             self._publish(sequence, sequence.hashes[sequence.held : whole], text)
+        return sequence.chunk
 
     def _publish(self, sequence: Sequence, hashes: list[bytes], text: str) -> None:
         parent = sequence.hashes[sequence.held - 1] if sequence.held else None
         self._cache.publish(hashes, parent, text)
-        if self._store is not None and sequence.held < sequence.share_blocks:
-            self._store.save(hashes[: sequence.share_blocks - sequence.held])
         sequence.held += len(hashes)
         sequence.anonymous -= len(hashes)
+
+    def _save(self, sequence: Sequence) -> None:
+        """Put the blocks into the shared store that are computed by now."""
+        computed = min(sequence.held, (sequence.tokens - sequence.todo) // self._cache.block_size)
+        last = min(computed, sequence.share_blocks)
+        if self._store is not None and last > sequence.saved:
+            self._store.save(sequence.hashes[sequence.saved : last])
+            sequence.saved = last
 
     def _finish(self, sequence: Sequence) -> None:
         """Give the blocks back, the answer's as known ones: the next turn of a conversation starts with them."""
@@ -316,8 +325,9 @@ class StepLoop:
             text = sequence.answered.prompt[start:] + choice.text[: (sequence.target - 1) * CHARS_PER_TOKEN]
             hashes = block_hashes(text, self._cache.block_size, sequence.hashes[-1] if sequence.hashes else b"")
             hashes = hashes[: sequence.anonymous]
-            self._publish(sequence, hashes, text)
             sequence.hashes.extend(hashes)
+            self._publish(sequence, hashes, text)
+            self._save(sequence)
         sequence.gone = True
         self._give_back(sequence)
         if not sequence.done.done():

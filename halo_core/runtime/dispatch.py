@@ -1,8 +1,8 @@
 """Dispatch: which ready call goes to which engine, and when.
 
 Calls wait here, not in the engines: each engine is given little more than it decodes at once, so that our order
-survives its first-come-first-served queue. Where each goes is `placement`'s matter. Calls that share a long prefix that
-the engine does not hold wait while one of them warms it.
+survives its first-come-first-served queue. Where each goes is `placement`'s matter. Where engines share KV, calls that
+share a long prefix wait while one engine computes it for all.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import bisect
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from halo_core.runtime.flight import Flight
 from halo_core.runtime.group_kv import UNKNOWN_KV_TOKENS, GroupKV
 from halo_core.runtime.placement import Placement
 from halo_core.runtime.prefix import CHUNK_TOKENS, Chain, PrefixIndex, common_depth
-from halo_core.runtime.station import HEAD_START_S, Station
+from halo_core.runtime.station import Station
 
 logger = logging.getLogger(__name__)
 
@@ -259,50 +259,37 @@ class Dispatcher:
         station.load_units -= flight.load_units
 
     def _begin(self, station: Station) -> None:
-        """Send what was placed on `station`, what many calls share first.
+        """Send what was placed on `station`, but for calls that wait for a prefix that another engine computes.
 
-        While a prefix is computed, the calls that do not need it wait too, once: their prompts would be computed in the
-        same step, so nobody would be earlier, and calls that begin together share their decoding steps until the end.
+        On one engine nobody has to wait: vLLM names a prompt's blocks when it schedules it, so that whoever is
+        scheduled with the first holder of a prefix or behind it finds them. The engines' store has them only later.
         """
         placed, station.placed = station.placed, []
-        idle = not station.in_flight and not station.warming
-        others = [flight for flight in placed if not self._hold_or_warm(flight, station)]
-        if idle and others:
-            asyncio.get_running_loop().call_later(1.1 * HEAD_START_S, station.step_begins, 1)
-        for flight in others:
-            if station.warming and not flight.stood_back:
-                flight.stood_back = True
-                station.warming[next(reversed(station.warming))].append(flight)
-            else:
-                self._send(flight, station)
+        for flight in placed:
+            chosen = self._sent_to(flight, station)
+            if chosen is not None:
+                self._send(flight, chosen)
 
-    def _hold_or_warm(self, flight: Flight, station: Station) -> bool:
-        """Let `flight` wait for a prefix that is being computed on `station`, or begin to compute a shared one."""
+    def _sent_to(self, flight: Flight, station: Station) -> Station | None:
+        """Where a call that was placed on `station` is sent now; None where it waits for a prefix first."""
         chain = flight.chain
-        if not chain:
-            return False
+        others = self._sharing_with(station) if chain else []
+        if not others:
+            return station
         held = station.held_depth(chain)
-        for leader in station.warming:
-            common = common_depth(leader, chain)
-            # A leader that only begins alike is worth waiting for too, when that beginning is long.
-            if common > held and (common - held >= MIN_SHARED_CHUNKS or not self._pays(flight, station, common)):
-                station.warming[leader].append(flight)
-                return True
-        sharing = self._sharing_with(station)
-        for other in sharing:
+        for other in others:
             for leader in other.warming:
                 if common_depth(leader, chain) - held >= MIN_SHARED_CHUNKS:  # computed once, whoever needs it
                     self._hand_over(flight, station, other)
                     other.warming[leader].append(flight)
-                    return True
-        if not self._pays(flight, station, held):
-            return False
-        idlest = min([station, *sharing], key=lambda s: (s.kv_full, len(s.warming), s.outlook))
-        if len(idlest.warming) < len(station.warming):  # the store makes it known here as well
-            self._hand_over(flight, station, idlest)
-            station = idlest
-        self._warm(flight, station)
-        return True
+                    return None
+        if self._pays(flight, others, held):
+            idlest = min([station, *others], key=lambda s: (s.kv_full, len(s.warming), s.outlook))
+            if len(idlest.warming) < len(station.warming):  # the store makes it known here as well
+                self._hand_over(flight, station, idlest)
+                station = idlest
+            self._warm(flight, station)
+        return station
 
     def _sharing_with(self, station: Station) -> list[Station]:
         """The other engines that take from the store what `station` puts there."""
@@ -316,17 +303,19 @@ class Dispatcher:
         self._unplace(flight, station)
         self._book(flight, other)
 
-    def _pays(self, flight: Flight, station: Station, held: int) -> bool:
-        """Whether to compute the prompt before the others that share its beginning, of which `held` chunks are there.
+    def _pays(self, flight: Flight, others: Sequence[Station], held: int) -> bool:
+        """Whether to say when the prompt is computed of which `held` chunks are there, so that `others` wait for it.
 
-        A chunk computed first is saved for every other call that waits, or that the engine has not answered yet.
+        A chunk that is computed once is saved for every other call that waits for an engine, or was given to one that
+        lacks it.
         """
         chain = flight.chain
         if len(static_prefix(flight)) - held >= MIN_SHARED_CHUNKS:
             return True  # its followers may arrive only in a moment
+        lacking = [(other.held.depth(chain), other.computing) for other in others]
         for depth in range(held + 1, len(chain) + 1):
             chunk = chain[depth - 1]
-            followers = self._ready_chunks[chunk] + station.computing[chunk] - 1  # `flight` itself is placed
+            followers = self._ready_chunks[chunk] + sum(calls[chunk] for own, calls in lacking if own < depth)
             if not followers:
                 return False
             if followers * (depth - held) >= WORTH_WAITING:
@@ -334,13 +323,12 @@ class Dispatcher:
         return False
 
     def _warm(self, flight: Flight, station: Station) -> None:
-        # The warm-up is the first call's own prompt with one token to generate: exactly its prefix, no template guess.
-        station.warming[flight.chain] = [flight]
-        units = flight.uncached_units(station.held_depth(flight.chain))
-        station.load_units += units
-        self._spawn(self._warm_up(flight, station, units), station.engine)
+        # The warm-up is the call's own prompt with one token to generate: exactly its prefix, no template guess. It
+        # goes ahead of the call, which finds its blocks; whoever waits elsewhere learns when the store has them.
+        station.warming[flight.chain] = []
+        self._spawn(self._warm_up(flight, station), station.engine)
 
-    async def _warm_up(self, flight: Flight, station: Station, units: float) -> None:
+    async def _warm_up(self, flight: Flight, station: Station) -> None:
         body = {k: v for k, v in flight.call.body.items() if k in _PROMPT_FIELDS}
         body |= {"max_tokens": 1, "temperature": 0}
         shares, origin = station.stored is not None, flight.call.origin
@@ -359,7 +347,6 @@ class Dispatcher:
             # Also after a failure: otherwise the same warm-up would be tried for ever.
             station.held.insert(flight.chain)
             self._kv.saved(flight, station, ALL)
-            station.load_units -= units
             for waiting in station.warming.pop(flight.chain, ()):
                 self._unplace(waiting, station)
                 if not waiting.abandoned:
@@ -409,7 +396,6 @@ class Dispatcher:
         if completion is not None:
             station.held.insert(flight.chain)
             self._kv.saved(flight, station, keep)
-            station.step_begins()
             self._learn(call, completion)
             if completion.blocks:
                 self._learn_blocks(flight, station, completion)
@@ -427,7 +413,6 @@ class Dispatcher:
 
     def _leave(self, flight: Flight, station: Station) -> None:
         station.in_flight.discard(flight)
-        station.queued.pop(flight, None)
         station.pace.finish(flight.load_units, not station.in_flight)
         self._unplace(flight, station)
         flight.task = None

@@ -98,8 +98,6 @@ class Flight:
     shown: Keep | None = None
     """The same, as far as the calls so far show it."""
     abandoned: bool = False
-    stood_back: bool = False
-    """Whether it has waited for a prefix that it does not need."""
 
     def __lt__(self, other: Flight) -> bool:
         return (self.call.priority, self.order) < (other.call.priority, other.order)

@@ -22,6 +22,8 @@ LOYALTY = 32.0
 """A conversation stays on its engine until that engine's queue is longer by so many times what moving would lose."""
 SLACK = 4
 """Calls by which the queue of a conversation's engine may be longer than another's before it moves."""
+PEER_SLACK = 1
+"""The same where it is no conversation yet: calls that begin alike come at the same time."""
 MAX_ROWS = 4096
 """Rows whose last engine is remembered."""
 
@@ -90,8 +92,8 @@ class Placement:
         """The engines that may take `flight` without one having to work much longer than another in the end.
 
         A conversation stays on the engine that holds it unless that has `SLACK` calls more than another. All else goes
-        to the shortest queue: what calls share with all rows, or hardly at all, is no reason to let an engine idle. A
-        queue counts the calls that its own rows make now.
+        to the shortest queue: what calls share with all rows, or hardly at all, is no reason to let an engine idle; nor
+        is much what it shares with calls under way. A queue counts the calls that its own rows make now.
         """
         queues = {s.engine.name: s.calls + self._coming[s.engine.name] for s in stations}
         if flight.home in queues:
@@ -101,7 +103,11 @@ class Placement:
 
         def fits(station: Station) -> bool:
             name = station.engine.name
-            return queues[name] - shortest <= (SLACK if own[name] - least >= MIN_SHARED_CHUNKS else 0)
+            if own[name] - least < MIN_SHARED_CHUNKS:
+                return queues[name] == shortest
+            last = flight.chain[flight.static_chunks + own[name] - 1]
+            peers = not flight.home and station.computing[last] > 0
+            return queues[name] - shortest <= (PEER_SLACK if peers else SLACK)
 
         return list(filter(fits, stations))
 

@@ -11,12 +11,8 @@ from halo_core.pool.loop import now_s
 from halo_core.runtime.flight import Flight
 from halo_core.runtime.prefix import CHUNK_TOKENS, Chain, PrefixIndex
 
-HEAD_START_S = 0.05
-"""A request reaches the scheduler of its engine within this time."""
 KV_FILL = 0.9
 """Share of an engine's KV that calls are given to fill: their lengths are estimates."""
-STEP_TOKENS = 2048
-"""Prompt tokens that a step takes at least (the least default of vLLM's `max_num_batched_tokens`)."""
 
 
 class Pace:
@@ -67,16 +63,14 @@ class Station:
 
     engine: Engine
     sent: PrefixIndex
-    """Prefixes that it was sent: where to place calls."""
+    """Prefixes of calls that were placed on it: where to place others."""
     held: PrefixIndex
-    """Prefixes that it has computed, or computes now: calls sent before that may compute them a second time."""
+    """Prefixes that it has or computes now: calls that are sent from now on find them."""
     computing: Counter[bytes] = field(default_factory=Counter)
     """Chunks of prompts that were placed on it and that it has not answered yet."""
     placed: list[Flight] = field(default_factory=list)
     """Calls that are about to be sent."""
     in_flight: set[Flight] = field(default_factory=set)
-    queued: dict[Flight, float] = field(default_factory=dict)
-    """Calls that it may not have begun with -> when they were sent, in order (the loop's time)."""
     unshared_tokens: float = 0.0
     """KV of those calls' prompts behind their last whole chunk, and of their expected answers."""
     stored: PrefixIndex | None = None
@@ -86,7 +80,7 @@ class Station:
     load_units: float = 0.0
     """Outstanding work in prompt-token equivalents."""
     warming: dict[Chain, list[Flight]] = field(default_factory=dict)
-    """A prompt that is being computed for its prefix -> the calls that wait for it."""
+    """A prompt that is being computed for the store -> the calls that wait for it."""
     pace: Pace = field(default_factory=Pace)
     step_s: float | None = None
     """Seconds of one of its steps at most, from the time that calls take per token; None while nothing is known."""
@@ -110,23 +104,8 @@ class Station:
     def begin(self, flight: Flight) -> None:
         """It is sent a call."""
         self.in_flight.add(flight)
-        self.queued[flight] = now_s()
+        self.held.insert(flight.chain)
         self.pace.begin()
-
-    def step_begins(self, calls: int | None = None) -> None:
-        """A step begins, or began a moment ago: the first `calls` calls that were there are in it.
-
-        Requests that are scheduled later find what a step computes (vLLM registers blocks when it schedules them).
-        Steps are seen by the answers that the step before ended with.
-        """
-        room = STEP_TOKENS
-        sent_s = now_s() - HEAD_START_S
-        for flight, at_s in list(self.queued.items())[:calls]:
-            room -= int(flight.uncached_units(self.held_depth(flight.chain)))
-            if at_s > sent_s or room < 0:
-                break
-            del self.queued[flight]
-            self.held.insert(flight.chain)
 
     def observe(self, tokens: int, seconds: float) -> None:
         """It has answered a call with `tokens` tokens after `seconds`."""

@@ -57,7 +57,8 @@ async def run(executor: Executor, calls: list[LLMCall]) -> None:
 async def test_a_prefix_is_warmed_once_per_host(executor: Executor, engines: list[ScriptedEngine]) -> None:
     await run(executor, [with_role(f"question {n}") for n in range(12)])
     assert [len(warmups(engine)) for engine in engines] in ([1, 0], [0, 1])
-    assert all(len(engine.seen) - len(warmups(engine)) == 6 for engine in engines)
+    real = [len(engine.seen) - len(warmups(engine)) for engine in engines]
+    assert sum(real) == 12 and min(real) > 0  # the other engine took some when the store had the prefix
 
 
 async def test_two_prefixes_are_warmed_at_once_on_two_engines(
@@ -199,7 +200,7 @@ async def test_simulated_engines_move_what_the_store_holds() -> None:
     await served(two, ask(160, "other"))
     await served(two, ask(160, "third"))
     moved = await served(one, ask(0))
-    assert moved[:2] == (0, 0)  # a hit of its own is not saved again by this stand-in
+    assert moved[:2] == (160, 160)  # a hit of its own is kept too
     await one.reset_cache()
     await two.reset_cache()
     await served(one, ask(160))

@@ -107,7 +107,7 @@ async def test_a_lone_call_costs_its_prefill_and_a_step_for_each_further_token()
 async def test_calls_that_come_together_are_decoded_together() -> None:
     clock = VirtualClock()
     engine = virtual(clock, slots=8)
-    await asyncio.gather(*(engine.complete(chat(prompt(100, str(i)))) for i in range(8)))
+    await asyncio.gather(*(engine.complete(chat(prompt(100, head=str(i)))) for i in range(8)))
     assert clock.now() == pytest.approx(8 * 0.1 + 3)
     assert engine.counters.extra["steps"] == 4
 
@@ -157,12 +157,12 @@ async def test_whole_blocks_of_a_known_prefix_are_hits() -> None:
     assert clock.now() - started == pytest.approx(0.016 + 3 + (160 - shared) * 0.001 + 3)
 
 
-async def test_calls_scheduled_in_the_step_of_the_first_holder_do_not_hit() -> None:
+async def test_calls_scheduled_in_the_step_of_the_first_holder_hit() -> None:
     engine = virtual()
     text = prompt(160)
     together = await asyncio.gather(engine.complete(chat(text)), engine.complete(chat(text)))
     later = await engine.complete(chat(text))
-    assert [answer.usage.cached_tokens for answer in together] == [0, 0]
+    assert [answer.usage.cached_tokens for answer in together] == [0, 144]
     assert later.usage.cached_tokens == 144
 
 

@@ -11,9 +11,6 @@ from halo_core.errors import EngineDiedError, UnknownModelError
 from halo_core.pool import EnginePool, LLMCall, PoolConfig
 from halo_core.pool.engine import Capacity
 from halo_core.runtime import Executor, placement
-from halo_core.runtime.flight import Flight
-from halo_core.runtime.prefix import PrefixIndex
-from halo_core.runtime.station import HEAD_START_S, Station
 from halo_core.stats import Catalog, Distribution, StepProfile
 from tests.runtime.scripted import ScriptedEngine, ask, text_of
 from tests.runtime.test_merging import until
@@ -60,37 +57,16 @@ async def test_earlier_rows_go_first(executor: Executor, engine: ScriptedEngine)
     assert [call.body["messages"][0]["content"] for call in engine.seen[1:]] == ["row 0", "row 1", "row 2"]
 
 
-async def test_a_shared_cold_prefix_is_warmed_once(executor: Executor, engine: ScriptedEngine) -> None:
-    engine.slots = 16
-    batch = executor.open_batch("b")
-    await asyncio.gather(*(executor.call(executor.begin(batch, str(n)), with_role(f"question {n}")) for n in range(8)))
-    warm = [call for call in engine.seen if call.body.get("max_tokens") == 1]
-    assert len(warm) == 1 and engine.seen[0] is warm[0]
-    assert len(engine.seen) == 9 and executor.warmups()[0] == 1
-    assert batch.stats.total.planned == 8  # a warm-up is nobody's call
-    await executor.call(executor.begin(batch, "later"), with_role("one more"))
-    assert executor.warmups()[0] == 1
-
-
-async def test_roles_that_begin_alike_are_warmed_one_after_the_other(
-    executor: Executor, engine: ScriptedEngine
-) -> None:
-    """The second warm-up finds the house rules cached; at the same time both would compute them."""
+async def test_calls_that_share_a_cold_prefix_are_sent_together(executor: Executor, engine: ScriptedEngine) -> None:
+    """The engine computes for all what it schedules for the first; nobody waits for that."""
     engine.slots, engine.held = 16, True
     batch = executor.open_batch("b")
-    roles = [ROLE + "You write the summary. " * 40, ROLE + "You check every fact. " * 40]
-    tasks = [
-        asyncio.create_task(executor.call(executor.begin(batch, f"{n}{role}"), with_role(f"question {n}", role)))
-        for n in range(4)
-        for role in roles
-    ]
-    await until(lambda: engine.seen)
-    await asyncio.sleep(0.05)
-    assert len(engine.seen) == 1 and engine.seen[0].body.get("max_tokens") == 1
+    runs = [executor.begin(batch, str(n)) for n in range(8)]
+    asked = [asyncio.create_task(executor.call(run, with_role(f"question {run.key}"))) for run in runs]
+    await until(lambda: len(engine.seen) == 8)
     executor.pool.thread.loop.call_soon_threadsafe(engine.release)
-    await asyncio.gather(*tasks)
-    warm = [call.body["messages"][0]["content"] for call in engine.seen if call.body.get("max_tokens") == 1]
-    assert sorted(warm) == sorted(roles)
+    await asyncio.gather(*asked)
+    assert len(engine.seen) == 8 and executor.warmups()[0] == 0
 
 
 async def test_roles_stay_on_their_engines(executor: Executor, engine: ScriptedEngine) -> None:
@@ -285,23 +261,6 @@ async def test_rows_are_divided_evenly_and_stay_where_they_are(executor: Executo
     assert turns[1] == turns[0]
 
 
-async def test_a_step_takes_calls_in_order_as_far_as_it_has_room(engine: ScriptedEngine) -> None:
-    station = Station(engine, PrefixIndex(1000), PrefixIndex(1000))
-    first, second, third = (
-        Flight(ask(name), None, ("", name, 0), (0, 0.0, n), (name.encode(),), prompt_units=1500.0)
-        for n, name in enumerate("abc")
-    )
-    for flight in (first, second, third):
-        station.begin(flight)
-    station.step_begins()
-    assert not station.held.depth(first.chain)  # too early: none of them can have arrived
-    station.queued = dict.fromkeys(station.queued, asyncio.get_running_loop().time() - 2 * HEAD_START_S)
-    station.step_begins()
-    assert [station.held.depth(flight.chain) for flight in (first, second, third)] == [1, 0, 0]
-    station.step_begins()
-    assert [station.held.depth(flight.chain) for flight in (first, second, third)] == [1, 1, 0]
-
-
 async def test_what_is_being_computed_is_not_computed_again(executor: Executor, engine: ScriptedEngine) -> None:
     """A row far ahead computes what they share; those that come when its prompt is under way need no warm-up."""
     document = "A sentence of the document that all rows are about. " * 100
@@ -310,7 +269,6 @@ async def test_what_is_being_computed_is_not_computed_again(executor: Executor, 
     runs = [executor.begin(batch, str(n)) for n in range(4)]
     first = asyncio.create_task(executor.call(runs[0], ask(f"{document} question 0")))
     await until(lambda: len(engine.seen) == 1)
-    await asyncio.sleep(3 * HEAD_START_S)
     others = [asyncio.create_task(executor.call(run, ask(f"{document} {run.key}"))) for run in runs[1:]]
     await until(lambda: len(engine.seen) == 4)
     assert not any(call.body.get("max_tokens") == 1 for call in engine.seen)

@@ -128,7 +128,7 @@ def test_engines_that_share_kv_compute_a_prefix_once() -> None:
     assert alone.steps[0].moved_tokens == 0
     assert shared.steps[0].moved_tokens >= 512
     assert shared.steps[0].cached_tokens >= shared.steps[0].ceiling_tokens  # warm-ups have computed it beforehand
-    assert (alone.warmups, shared.warmups) == (2, 1)
+    assert (alone.warmups, shared.warmups) == (0, 1)
 
 
 def test_little_kv_comes_back_from_the_store() -> None:
