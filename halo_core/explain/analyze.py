@@ -103,12 +103,14 @@ def _surroundings() -> list[str]:
     executor = get_executor()
     count, usage = executor.warmups()
     pool = executor.pool
-    return [_warmups(count, usage), *_engines(pool.engines()), *(_places(pool.places) if pool.places else [])]
+    return [*_warmups(count, usage), *_engines(pool.engines()), *(_places(pool.places) if pool.places else [])]
 
 
-def _warmups(count: int, usage: Usage) -> str:
-    tokens = f" ({usage.computed_tokens:,} prompt tokens computed, {usage.cached_tokens:,} cached)" if count else ""
-    return f"prefixes warmed since the pool started: {count:,}{tokens}"
+def _warmups(count: int, usage: Usage) -> list[str]:
+    if not count:
+        return []
+    tokens = f"{usage.computed_tokens:,} prompt tokens computed, {usage.cached_tokens:,} cached"
+    return [f"prefixes warmed since the pool started: {count:,} ({tokens})"]
 
 
 def _engines(engines: Sequence[Engine]) -> list[str]:

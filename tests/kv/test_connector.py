@@ -89,6 +89,25 @@ def test_a_prefix_moves_and_the_tokens_are_the_same(pair: Pair) -> None:
     assert pair.answer(pair.two, ask(1))[1:] == (moved, 0)  # now it is its own
 
 
+def test_calls_that_are_scheduled_together_compute_their_prefix_once(pair: Pair) -> None:
+    """What the dispatcher counts on when it lets none of them wait."""
+    questions = [f"Question {n}?" for n in range(4)]
+
+    async def together() -> list[Completion]:
+        busy = asyncio.ensure_future(pair.one.complete(ask(30)))
+        await asyncio.sleep(0.3)  # they arrive while the engine computes something else, and wait for its next step
+        answers = await asyncio.gather(*(pair.one.complete(ask(31, question)) for question in questions))
+        await busy
+        return answers
+
+    answers = pair.pool.thread.run(together())
+    cached = sorted(answer.usage.cached_tokens for answer in answers)
+    assert cached[0] == 0 and cached[1] >= PREFIX
+    for question, answer in zip(questions, answers, strict=True):
+        pair.forget(pair.one)
+        assert pair.answer(pair.one, ask(31, question))[0] == answer.parse()["choices"][0]["message"]["content"]
+
+
 def test_only_what_is_asked_for_is_saved_and_loaded(pair: Pair) -> None:
     pair.answer(pair.one, ask(2))
     assert pair.blocks() == []
