@@ -130,3 +130,7 @@ def _document(found: dict[str, dict[str, Any]], rows: int, layout: str, **extra:
         "simulator_error": bar(figures["simulator_error"], at_most=0.10),
     }
     return report("prediction", rows, layout, [], {}, **figures, per_workload=found, bars=bars, **extra)
+
+
+if __name__ == "__main__":
+    typer.run(main)
