@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 LOOK_AHEAD = 128
 """Calls that are considered at a time when the first ones wait for an engine that is busy."""
 WORTH_WAITING = 16
-"""Chunks (about 1,000 tokens) that a warm-up must save: while calls wait for it, the engine's batch is not full."""
+"""Chunks (about 1,000 tokens) that a warm-up must save: while calls wait for it, an engine's batch is not full."""
 SETTLE_S = 0.03
 """How long calls that come together are collected while nothing is known of the engines' steps."""
 MAX_SETTLE_S = 0.1
@@ -172,7 +172,7 @@ class Dispatcher:
         """Whether to look again in a moment, when the calls that come now are all here.
 
         Rows make their first calls within milliseconds of each other, one by one, and their next ones too when an
-        engine has answered them in one step. Together they are divided better, and what they share is computed first.
+        engine has answered them in one step. Together they are divided better.
         An engine that works would take a call only at the end of its step anyway.
         """
         now = now_s()
@@ -277,12 +277,15 @@ class Dispatcher:
         if not others:
             return station
         held = station.held_depth(chain)
-        for other in others:
+        for other in (station, *others):
             for leader in other.warming:
-                if common_depth(leader, chain) - held >= MIN_SHARED_CHUNKS:  # computed once, whoever needs it
-                    self._hand_over(flight, station, other)
-                    other.warming[leader].append(flight)
-                    return None
+                if common_depth(leader, chain) - held < MIN_SHARED_CHUNKS:
+                    continue
+                if other is station:
+                    return station  # whatever became of its blocks since: no second one in the place of the first
+                self._hand_over(flight, station, other)  # computed once, whoever needs it
+                other.warming[leader].append(flight)
+                return None
         if self._pays(flight, others, held):
             idlest = min([station, *others], key=lambda s: (s.kv_full, len(s.warming), s.outlook))
             if len(idlest.warming) < len(station.warming):  # the store makes it known here as well

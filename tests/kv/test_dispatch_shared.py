@@ -15,6 +15,7 @@ from halo_core.pool.engine import CacheEvent
 from halo_core.pool.prefix_cache import SimulatedStore
 from halo_core.pool.simulated import SimulatedEngine
 from halo_core.runtime import Executor
+from halo_core.runtime.flight import Flight
 from halo_core.runtime.prefix import CHUNK_TOKENS, Prompt
 from halo_core.stats import DecodePoint, EngineCurve
 from tests.runtime.scripted import ScriptedEngine
@@ -59,6 +60,39 @@ async def test_a_prefix_is_warmed_once_per_host(executor: Executor, engines: lis
     assert [len(warmups(engine)) for engine in engines] in ([1, 0], [0, 1])
     real = [len(engine.seen) - len(warmups(engine)) for engine in engines]
     assert sum(real) == 12 and min(real) > 0  # the other engine took some when the store had the prefix
+
+
+async def test_a_prefix_that_is_being_computed_is_not_warmed_again_when_its_blocks_go(
+    executor: Executor, engines: list[ScriptedEngine]
+) -> None:
+    for engine in engines:
+        engine.held = True
+    batch = executor.open_batch("b")
+    asked = [
+        asyncio.create_task(executor.call(executor.begin(batch, str(n)), with_role(f"question {n}"))) for n in range(12)
+    ]
+    while not any(map(warmups, engines)):
+        await asyncio.sleep(0.01)
+
+    async def evict() -> tuple[bool, int]:
+        dispatcher = executor._dispatchers["m"]
+        warming = next(s for s in dispatcher._stations.values() if s.warming)
+        (chain, waiting) = next(iter(warming.warming.items()))
+        for station in dispatcher._stations.values():
+            station.forget()
+        later = Flight(with_role("later"), None, ("", "later", 0), (0, 0.0, 99), chain, static_chunks=len(chain))
+        dispatcher._book(later, warming)
+        sent_to = dispatcher._sent_to(later, warming)
+        dispatcher._unplace(later, warming)
+        assert warming.warming == {chain: waiting}
+        return sent_to is warming, len(waiting)
+
+    there, waiting = executor.pool.thread.run(evict())
+    assert there and waiting > 0
+    for engine in engines:
+        executor.pool.thread.loop.call_soon_threadsafe(engine.release)
+    await asyncio.wait_for(asyncio.gather(*asked), 20)
+    assert sum(len(warmups(engine)) for engine in engines) == 1
 
 
 async def test_two_prefixes_are_warmed_at_once_on_two_engines(
