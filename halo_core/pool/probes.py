@@ -25,6 +25,9 @@ BUDGET_S = 45.0
 _LONGEST_PREFILL_S = 2.5
 _LONGEST_TOKENS = 2048
 _SHORTEST_TOKENS = 128
+_CONTEXTS_S = 12.0
+"""What computing the contexts of a batch may take."""
+_CONTEXTS = 8
 _DECODE_S = 0.5
 _DECODE_STEPS = (6, 64)
 _FIRST_DECODE_STEPS = 16
@@ -195,7 +198,9 @@ async def probe_engines(
     longest = min(_LONGEST_TOKENS, max(_SHORTEST_TOKENS, rate * _LONGEST_PREFILL_S))
     if capacity.max_model_len:
         longest = min(longest, capacity.max_model_len / 2)
-    long = [await bench.snug(f"long {index}", longest) for index in range(2)]
+    # Each request of a batch has a context of its own: one that several read is read from memory only once.
+    most = max(2, int(min(_CONTEXTS, capacity.slots, _CONTEXTS_S * rate / longest)))
+    long = [await bench.snug(f"long {index}", longest) for index in range(most)]
     short = [await bench.snug(f"short {index}", bench.template_tokens) for index in range(2)]
     prefills = _prefills(bench, long, longest, step_tokens)
     behind = _behind(bench, long, longest, step_tokens)
@@ -204,6 +209,8 @@ async def probe_engines(
         await recipe.measure()
         recipes.append(recipe)
     contexts = [short, long]
+    for content in long[2:]:
+        await bench.run([content], answer_tokens=1)
     if any(probe.prefill_tokens > longest / 2 for recipe in behind for probe in recipe.best.values()):
         logger.info("%s reports no cached tokens: long contexts are not measured", engines[0].name)
         recipes, contexts = [*prefills], [short]
@@ -216,8 +223,11 @@ async def probe_engines(
     step_s = 0.0
     for batch in _batches(capacity.slots):
         for prompts in contexts:
+            if prompts is long and batch > len(long):
+                continue
             steps = _steps(step_s, capacity.max_model_len)
-            decode = Decode(bench, "decode", contents=[prompts[index % 2] for index in range(batch)], steps=steps)
+            contents = [prompts[index % len(prompts)] for index in range(batch)]
+            decode = Decode(bench, "decode", contents=contents, steps=steps)
             await decode.measure()
             recipes.append(decode)
             step_s = decode.step_s
@@ -233,7 +243,7 @@ async def probe_engines(
 def _prefills(bench: Bench, long: Sequence[str], longest: float, step_tokens: int | None) -> list[Prefill]:
     """Prompts of their own: of the full length, which stay cached as the contexts of what follows, and shorter ones."""
     recipes = []
-    for index, content in enumerate(long):
+    for index, content in enumerate(long[:2]):
         again = _fresh(bench, f"long again {index}", longest)
         recipes.append(Prefill(bench, "prefill", first=[content], again=again, step_tokens=step_tokens))
     for power in range(1, 5):
@@ -251,7 +261,7 @@ def _behind(bench: Bench, long: Sequence[str], longest: float, step_tokens: int 
 
     return [
         Prefill(bench, "cached", again=more(context, longest / share), step_tokens=step_tokens)
-        for context, share in zip(long, (16, 4), strict=True)
+        for context, share in zip(long, (16, 4), strict=False)
     ]
 
 
