@@ -28,6 +28,7 @@ _SHORTEST_TOKENS = 128
 _CONTEXTS_S = 12.0
 """What computing the contexts of a batch may take."""
 _CONTEXTS = 8
+"""Contexts at most."""
 _DECODE_S = 0.5
 _DECODE_STEPS = (6, 64)
 _FIRST_DECODE_STEPS = 16
@@ -202,19 +203,17 @@ async def probe_engines(
     most = max(2, int(min(_CONTEXTS, capacity.slots, _CONTEXTS_S * rate / longest)))
     long = [await bench.snug(f"long {index}", longest) for index in range(most)]
     short = [await bench.snug(f"short {index}", bench.template_tokens) for index in range(2)]
-    prefills = _prefills(bench, long, longest, step_tokens)
-    behind = _behind(bench, long, longest, step_tokens)
+    prefills = _prefills(bench, long[:2], longest, step_tokens)
+    behind = _behind(bench, long[:2], longest, step_tokens)
     recipes: list[Recipe] = []
     for recipe in (*prefills, *behind):
         await recipe.measure()
         recipes.append(recipe)
-    contexts = [short, long]
-    for content in long[2:]:
-        await bench.run([content], answer_tokens=1)
+    contexts, unknown = [short, long], [*long[2:], *short]
     if any(probe.prefill_tokens > longest / 2 for recipe in behind for probe in recipe.best.values()):
         logger.info("%s reports no cached tokens: long contexts are not measured", engines[0].name)
-        recipes, contexts = [*prefills], [short]
-    for content in short:
+        recipes, contexts, unknown = [*prefills], [short], short
+    for content in unknown:
         await bench.run([content], answer_tokens=1)
     for requests in dict.fromkeys((1, min(8, capacity.slots), capacity.slots)):
         burst = Prefill(bench, "request", again=_same([short[index % 2] for index in range(requests)]))
@@ -243,7 +242,7 @@ async def probe_engines(
 def _prefills(bench: Bench, long: Sequence[str], longest: float, step_tokens: int | None) -> list[Prefill]:
     """Prompts of their own: of the full length, which stay cached as the contexts of what follows, and shorter ones."""
     recipes = []
-    for index, content in enumerate(long[:2]):
+    for index, content in enumerate(long):
         again = _fresh(bench, f"long again {index}", longest)
         recipes.append(Prefill(bench, "prefill", first=[content], again=again, step_tokens=step_tokens))
     for power in range(1, 5):
@@ -261,7 +260,7 @@ def _behind(bench: Bench, long: Sequence[str], longest: float, step_tokens: int 
 
     return [
         Prefill(bench, "cached", again=more(context, longest / share), step_tokens=step_tokens)
-        for context, share in zip(long, (16, 4), strict=False)
+        for context, share in zip(long, (16, 4), strict=True)
     ]
 
 

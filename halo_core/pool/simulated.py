@@ -18,6 +18,8 @@ from halo_core.pool.prefix_cache import PrefixCache, SimulatedStore, block_hashe
 from halo_core.pool.simulated_steps import Sequence, StepLoop, StepTime
 from halo_core.stats import EngineCurve
 
+STEP_TOKENS = 2048
+"""Tokens that a step takes at most: the least default of vLLM's `max_num_batched_tokens`."""
 _DEFAULT_KV_TOKENS = 1 << 20
 
 
@@ -53,7 +55,7 @@ class SimulatedEngine:
         max_model_len: int = 0,
         prefill_tokens_per_s: float = 8000.0,
         decode_step_s: Callable[[int], float] = default_decode_step_s,
-        max_batched_tokens: int = 2048,
+        max_batched_tokens: int = STEP_TOKENS,
         answer_tokens: int | Callable[[LLMCall], int] | None = None,
         clock: Clock | Literal["real", "zero"] = "real",
         curve: EngineCurve | None = None,

@@ -88,9 +88,7 @@ class ToolDesk:
                 continue
             self._claim(key, call)
             return copy.deepcopy(shared)
-        not_ahead()
-        _observe(call)
-        record = self._record(call)
+        record = self._alone(call)
         if record is not None and record.known:
             return record.result  # type: ignore[no-any-return]
         with self._writing(call):
@@ -129,9 +127,7 @@ class ToolDesk:
                 continue
             self._claim(key, call)
             return copy.deepcopy(shared)
-        not_ahead()
-        _observe(call)
-        record = self._record(call)
+        record = self._alone(call)
         if record is not None and record.known:
             return record.result  # type: ignore[no-any-return]
         with self._writing(call), self._entered(call, may_wait):
@@ -145,6 +141,13 @@ class ToolDesk:
 
     def _shares(self, call: ToolCall) -> bool:
         return self._share and call.signature is not None and call.effect is not Effect.WRITE
+
+    def _alone(self, call: ToolCall) -> WriteRecord | None:
+        """Before a call that no equal one answers: only its real run may make it, and observers hear of it."""
+        not_ahead()
+        for observer in tuple(OBSERVERS):
+            observer(call)
+        return self._record(call)
 
     def _record(self, call: ToolCall) -> WriteRecord | None:
         """The journal's record of a write. Raises `InDoubtError` where nobody knows whether it was made."""
@@ -298,11 +301,6 @@ class ToolDesk:
     def _waited(self, call: ToolCall, seconds: float) -> None:
         with self._counting:
             self._stats(call.tool).queued_s += seconds
-
-
-def _observe(call: ToolCall) -> None:
-    for observer in tuple(OBSERVERS):
-        observer(call)
 
 
 def _cause(error: Exception, call: ToolCall) -> str:

@@ -15,7 +15,7 @@ from halo_core.pool.layout import vllm_settings
 from halo_core.pool.machine import machine
 from halo_core.pool.pool import EngineGroup
 from halo_core.pool.prefix_cache import SimulatedStore
-from halo_core.pool.simulated import SimulatedEngine
+from halo_core.pool.simulated import STEP_TOKENS, SimulatedEngine
 from halo_core.pool.virtual_loop import VirtualLoop
 from halo_core.pool.vllm_command import StoreSettings
 from halo_core.stats import CalibrationRecord, EngineCurve
@@ -37,8 +37,8 @@ class SimulatedGroup:
     kv_tokens: int = 0
     """Tokens of KV that each holds; 0 where that is no limit."""
     block_size: int = 16
-    step_tokens: int = 2048
-    """Tokens that a step takes at most; the least default of vLLM's `max_num_batched_tokens`."""
+    step_tokens: int = STEP_TOKENS
+    """Tokens that a step takes at most."""
     store_tokens: int = 0
     """Tokens of KV that fit into the store that they share; 0 where they share none."""
 

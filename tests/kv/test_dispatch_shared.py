@@ -19,6 +19,7 @@ from halo_core.runtime.flight import Flight
 from halo_core.runtime.prefix import CHUNK_TOKENS, Prompt
 from halo_core.stats import DecodePoint, EngineCurve
 from tests.runtime.scripted import ScriptedEngine
+from tests.runtime.test_merging import until
 
 ROLES = ["You write the summary of what is said. " * 40, "You check every fact in the text. " * 45]
 
@@ -71,8 +72,7 @@ async def test_a_prefix_that_is_being_computed_is_not_warmed_again_when_its_bloc
     asked = [
         asyncio.create_task(executor.call(executor.begin(batch, str(n)), with_role(f"question {n}"))) for n in range(12)
     ]
-    while not any(map(warmups, engines)):
-        await asyncio.sleep(0.01)
+    await until(lambda: any(map(warmups, engines)))
 
     async def evict() -> tuple[bool, int]:
         dispatcher = executor._dispatchers["m"]
