@@ -221,7 +221,7 @@ def summary(prediction: Prediction, cost_per_gpu_hour: float | None = None) -> l
         f"  in the cost model the planner's schedule takes {prediction.schedule_s:.1f} s, and none takes less than "
         f"{prediction.bound_s:.1f} s (gap {_gap(prediction)})"
     )
-    lines += _moves(prediction)
+    lines += [*_moves(prediction), *_queries(prediction)]
     if cost_per_gpu_hour is not None:
         money = prediction.gpu_hours * cost_per_gpu_hour
         lines.append(
@@ -251,6 +251,16 @@ def _moves(prediction: Prediction) -> list[str]:
     return lines
 
 
+def _queries(prediction: Prediction) -> list[str]:
+    """What queries of databases take, of which the databases themselves were asked."""
+    lines = []
+    for name, tool in prediction.catalog.tools.items():
+        if tool.price is not None:
+            grown = f", {tool.price.now:.2g} times what they took" if tool.price.now != 1.0 else ", as they took"
+            lines.append(f"  queries of {name}: {1000 * tool.mean_s:.3g} ms each by the database's EXPLAIN{grown}")
+    return lines
+
+
 def _gap(prediction: Prediction) -> str:
     return f"{100 * (prediction.schedule_s / prediction.bound_s - 1):.1f} %" if prediction.bound_s else "unknown"
 
@@ -277,6 +287,11 @@ def document(prediction: Prediction, cost_per_gpu_hour: float | None = None) -> 
         "learnt_at": prediction.catalog.learnt_at,
         "rows_simulated": prediction.simulation.rows,
         "pace": prediction.pace,
+        "queries": {
+            name: {"mean_s": tool.mean_s, "grown": tool.price.now}
+            for name, tool in prediction.catalog.tools.items()
+            if tool.price is not None
+        },
         "gpu_hours": hours,
         "cost": None if cost_per_gpu_hour is None else hours * cost_per_gpu_hour,
     }

@@ -49,6 +49,8 @@ class Run:
     """The last error of a call, where a framework would only pass on its text."""
     steps: Counter[str] = field(default_factory=Counter)
     """Calls that each operator has made so far; touched by the callers, not by the pool's loop."""
+    tools_s: dict[str, float] = field(default_factory=dict)
+    """Tool -> seconds spent in it since the last model call; touched by the callers too."""
 
     def repetition(self, scope: str, fingerprint: str) -> int:
         """0 for the first call with this content in `scope` of this run, 1 for the next, and so on.
@@ -58,6 +60,11 @@ class Run:
         seen = self.repeats[(scope, fingerprint)]
         self.repeats[(scope, fingerprint)] = seen + 1
         return seen
+
+    def tools_so_far(self) -> Mapping[str, float]:
+        """Seconds spent in tools since this was asked the last time."""
+        spent, self.tools_s = self.tools_s, {}
+        return spent
 
     def origin(self, operator: str, step: int = 0, attempt: int = 1, team: str = "") -> CallOrigin:
         """Attribution for a call of this run."""

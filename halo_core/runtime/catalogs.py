@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from halo_core.pool.vllm_command import cache_dir
+from halo_core.runtime.databases import repriced
 from halo_core.stats import Catalog, Observed, learn, read_catalog, write_catalog
 
 if TYPE_CHECKING:
@@ -24,9 +25,10 @@ def catalog_folder() -> Path | None:
 
 
 def known(app: str) -> Catalog | None:
-    """What is known of the app with this fingerprint; None where nothing is."""
+    """What is known of the app with this fingerprint, its queries priced anew; None where nothing is."""
     folder = catalog_folder()
-    return read_catalog(folder, app) if folder is not None and app else None
+    found = read_catalog(folder, app) if folder is not None and app else None
+    return None if found is None else repriced(found)
 
 
 def remember(batch: Batch, observed: Observed) -> None:

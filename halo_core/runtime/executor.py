@@ -334,6 +334,8 @@ class Executor:
         not_ahead()
         # Hashing and prompt text are done on the caller's thread: the pool's loop only moves things.
         waiter = Waiter(call, on_done, lambda w, how, usage: self._tally(run, w, how, usage), on_chunk)
+        if run.noted is not None:
+            waiter.tools_s = run.tools_so_far()
         prompt = Prompt.of(call.body)
         self._mail.post(self._arrive, run, waiter, call.fingerprint(), prompt)
         return waiter

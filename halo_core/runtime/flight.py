@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -35,7 +35,7 @@ JournalKey = tuple[str, str, int]
 class Waiter:
     """One caller of a flight. All callbacks run on the pool's loop."""
 
-    __slots__ = ("asked_s", "call", "done", "flight", "how", "on_chunk", "on_done", "tally")
+    __slots__ = ("asked_s", "call", "done", "flight", "how", "on_chunk", "on_done", "tally", "tools_s")
 
     def __init__(
         self,
@@ -51,6 +51,8 @@ class Waiter:
         self.how = How.EXECUTED
         self.asked_s = 0.0
         """When it reached the executor (the pool loop's time)."""
+        self.tools_s: Mapping[str, float] = {}
+        """Tool -> seconds that its run spent in that before it was asked."""
         self.done = False
         self.flight: Flight | None = None
 

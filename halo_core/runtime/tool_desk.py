@@ -70,6 +70,10 @@ class ToolDesk:
 
     async def acall(self, call: ToolCall, make: Callable[[], Awaitable[T]]) -> T:
         """Make the call, or wait for an equal one; from a task. Raises what the tool raises."""
+        with _spent(call):
+            return await self._acall(call, make)
+
+    async def _acall(self, call: ToolCall, make: Callable[[], Awaitable[T]]) -> T:
         self._meet(call)
         while self._shares(call) and (joined := self.memo.join(call)) is not None:
             key, future, mine = joined
@@ -106,6 +110,10 @@ class ToolDesk:
 
         On the thread of an event loop nobody is waited for: the loop may be what the other call needs.
         """
+        with _spent(call):
+            return self._call(call, make)
+
+    def _call(self, call: ToolCall, make: Callable[[], T]) -> T:
         may_wait = not on_event_loop()
         self._meet(call)
         while self._shares(call) and (joined := self.memo.join(call)) is not None:
@@ -301,6 +309,20 @@ class ToolDesk:
     def _waited(self, call: ToolCall, seconds: float) -> None:
         with self._counting:
             self._stats(call.tool).queued_s += seconds
+
+
+@contextmanager
+def _spent(call: ToolCall) -> Iterator[None]:
+    """Note how long the row was in the call, whoever made it."""
+    run = SESSION.get()
+    if run is None or run.noted is None or LOOKING.get() is not None:
+        yield
+        return
+    begun = time.monotonic()
+    try:
+        yield
+    finally:
+        run.tools_s[call.tool] = run.tools_s.get(call.tool, 0.0) + time.monotonic() - begun
 
 
 def _cause(error: Exception, call: ToolCall) -> str:

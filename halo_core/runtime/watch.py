@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from halo_core.optimize.prefix_lint import Sample
 from halo_core.pool.call import Usage
 from halo_core.pool.loop import now_s
+from halo_core.runtime.databases import price
 from halo_core.runtime.flight import How, Waiter
 from halo_core.runtime.prefix import prompt_text, static_chars
 from halo_core.runtime.stats import BatchStats
@@ -74,6 +75,7 @@ class Watch:
                 usage.generated_tokens,
                 prompt_text(call.body) if row.read else "",
                 static_chars(call.body) if row.read else 0,
+                waiter.tools_s,
             )
         )
 
@@ -96,7 +98,7 @@ class Watch:
             {name: operator.executed for name, operator in stats.operators.items()},
             {name: operator.planned for name, operator in stats.operators.items()},
             {
-                name: ToolTimes(tool.planned, tool.executed, tool.busy_s, tool.queued_s)
+                name: ToolTimes(tool.planned, tool.executed, tool.busy_s, tool.queued_s, price(name))
                 for name, tool in stats.tools.items()
             },
         )

@@ -17,6 +17,7 @@ from halo_core.stats.fields import row_fields
 from halo_core.stats.fit import Probe, Residual, fit, residuals
 from halo_core.stats.learn import by_step, learn
 from halo_core.stats.observed import ROWS_READ, ROWS_TIMED, Observed, ObservedCall, ObservedRow, ToolTimes
+from halo_core.stats.query_price import KnownQuery, QueryPrice, QueryTime, growths, price_of
 from halo_core.stats.reuse import Reuse, decoded_reuse
 
 __all__ = [
@@ -28,10 +29,13 @@ __all__ = [
     "DecodePoint",
     "Distribution",
     "EngineCurve",
+    "KnownQuery",
     "Observed",
     "ObservedCall",
     "ObservedRow",
     "Probe",
+    "QueryPrice",
+    "QueryTime",
     "Residual",
     "Reuse",
     "SharedPart",
@@ -43,7 +47,9 @@ __all__ = [
     "catalog_file",
     "decoded_reuse",
     "fit",
+    "growths",
     "learn",
+    "price_of",
     "read_catalog",
     "residuals",
     "row_fields",

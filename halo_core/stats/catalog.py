@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from halo_core.stats.distribution import Distribution
+from halo_core.stats.query_price import QueryPrice
 from halo_core.stats.remembered import read_remembered, write_remembered
 
 logger = logging.getLogger(__name__)
@@ -41,6 +43,8 @@ class StepProfile(_Fact):
     """Names of the steps that were always answered before it was asked."""
     lead_s: Distribution = Distribution()
     """From the last of those answers (or the row's begin) until it is asked: tools, code, framework; seconds."""
+    tools_s: dict[str, float] = Field(default_factory=dict)
+    """Tool -> seconds of that lead that passed in its calls, on average; together at most the lead."""
     prompt_tokens: Distribution = Distribution()
     answer_tokens: Distribution = Distribution()
     parts: tuple[SharedPart, ...] = ()
@@ -73,6 +77,13 @@ class ToolProfile(_Fact):
     """Of an executed call, seconds, without waiting for room."""
     queued_s: float = 0.0
     """Waiting for room, per call."""
+    price: QueryPrice | None = None
+    """Of a database's queries, by its own EXPLAIN."""
+
+    def repriced(self, growth: float) -> ToolProfile:
+        """The same tool where its calls take so many times longer."""
+        price = self.price.model_copy(update={"now": growth}) if self.price is not None else None
+        return self.model_copy(update={"mean_s": self.mean_s * growth, "price": price})
 
 
 class LastRun(_Fact):
@@ -113,6 +124,29 @@ class Catalog(_Fact):
             if step.answer_tokens.count:
                 found[step.operator] = max(found.get(step.operator, 0.0), step.answer_tokens.mean)
         return found
+
+    def repriced(self, growth: Mapping[str, float]) -> Catalog:
+        """The same app where calls of these tools take so many times longer than they did."""
+        if not growth:
+            return self
+        steps = (
+            step.model_copy(
+                update={
+                    "lead_s": step.lead_s.shifted(
+                        sum(step.tools_s.get(tool, 0.0) * (times - 1.0) for tool, times in growth.items())
+                    )
+                }
+            )
+            for step in self.steps
+        )
+        return self.model_copy(
+            update={
+                "steps": tuple(steps),
+                "tools": {
+                    name: tool.repriced(growth[name]) if name in growth else tool for name, tool in self.tools.items()
+                },
+            }
+        )
 
     def updated(self, newer: Catalog) -> Catalog:
         """This one corrected by a later run: what it saw again counts by rows, at most as much as 64 of the old."""

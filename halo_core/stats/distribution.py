@@ -46,6 +46,13 @@ class Distribution(BaseModel):
             return self.mean
         return _between(self.quantiles, min(max(share, 0.0), 1.0) * (len(self.quantiles) - 1))
 
+    def shifted(self, by: float) -> Distribution:
+        """Of the same observations, each larger by `by`, and none below 0."""
+        if not self.count:
+            return self
+        quantiles = tuple(max(value + by, 0.0) for value in self.quantiles)
+        return Distribution(count=self.count, mean=max(self.mean + by, 0.0), quantiles=quantiles)
+
     def merged(self, other: Distribution) -> Distribution:
         """Of both sets of observations; the quantiles are averaged by count, an approximation."""
         if not other.count or not self.count:

@@ -32,7 +32,8 @@ def learn(app: str, observed: Observed) -> Catalog | None:
                 model=first.model,
                 frequency=seen[name] / len(rows),
                 after=before,
-                lead_s=Distribution.of([_lead_s(row, calls, name, before) for row, calls in of_step]),
+                lead_s=Distribution.of(leads := [_lead_s(row, calls, name, before) for row, calls in of_step]),
+                tools_s=_tools_s([calls[name].tools_s for _, calls in of_step], leads),
                 prompt_tokens=Distribution.of([calls[name].prompt_tokens for _, calls in of_step]),
                 answer_tokens=Distribution.of([calls[name].answer_tokens for _, calls in of_step]),
                 parts=prompts.parts(name),
@@ -103,6 +104,16 @@ def _lead_s(row: ObservedRow, calls: Calls, name: str, before: Sequence[str]) ->
     return max(calls[name].asked_s - since, 0.0)
 
 
+def _tools_s(rows: Sequence[Mapping[str, float]], leads: Sequence[float]) -> dict[str, float]:
+    """Seconds of the leads that passed in each tool: tools that ran at the same time share what passed."""
+    found: dict[str, float] = defaultdict(float)
+    for tools, lead_s in zip(rows, leads, strict=True):
+        in_all = sum(tools.values())
+        for tool, seconds in tools.items():
+            found[tool] += seconds * min(lead_s / in_all, 1.0) / len(rows) if in_all else 0.0
+    return {tool: seconds for tool, seconds in sorted(found.items()) if seconds > 0.0}
+
+
 def _distinct(observed: Observed, operator: str, rows: Sequence[tuple[ObservedRow, Calls]]) -> float:
     """Calls computed for each different row, over how many such a row makes."""
     planned, executed = observed.planned.get(operator, 0), observed.executed.get(operator, 0)
@@ -133,4 +144,5 @@ def _tool(times: ToolTimes) -> ToolProfile:
         executed=times.executed,
         mean_s=times.busy_s / max(times.executed, 1),
         queued_s=times.queued_s / max(times.calls, 1),
+        price=times.price,
     )

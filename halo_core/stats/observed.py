@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from halo_core.stats.query_price import QueryPrice
+
 ROWS_TIMED = 64
 """Rows of a batch whose calls are noted one by one."""
 ROWS_READ = 8
@@ -29,6 +31,8 @@ class ObservedCall:
     """The whole prompt, in the order in which a chat template renders it; empty where it was not kept."""
     system_chars: int = 0
     """How much of `prompt` is tools and leading system messages."""
+    tools_s: Mapping[str, float] = field(default_factory=dict)
+    """Tool -> seconds that the row spent in its calls since it asked the last time."""
 
 
 Calls = Mapping[str, ObservedCall]
@@ -78,3 +82,4 @@ class ToolTimes:
     busy_s: float = 0.0
     """Seconds of the executed calls, summed."""
     queued_s: float = 0.0
+    price: QueryPrice | None = None

@@ -36,6 +36,7 @@ def write_remembered(file: Path, measured: BaseModel, noun: str) -> bool:
     temporary = file.with_suffix(f".tmp{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch(mode=0o600)  # a catalog has queries with their parameters
         temporary.write_text(measured.model_dump_json(indent=1) + "\n", "utf-8")
         temporary.replace(file)
     except OSError as error:

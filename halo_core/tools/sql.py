@@ -9,7 +9,12 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import json
+import logging
+import statistics
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,14 +22,20 @@ from typing import Any, Protocol
 
 from halo_core.plan import Effect
 from halo_core.runtime import SESSION, ToolCall
+from halo_core.runtime.databases import DATABASES
+from halo_core.stats import KnownQuery, QueryTime
 from halo_core.tools.signature import signature_of
 from halo_core.tools.sql_effect import SqlError, Statement, classify
 
 Parameters = Sequence[Any] | Mapping[str, Any] | None
 Row = dict[str, Any]
 
+logger = logging.getLogger(__name__)
+
 DEFAULT_INFLIGHT = 32
 """Queries at a time; the paper's pool of database connections."""
+QUERIES_TIMED = 32
+"""The last reads of a database, from which a batch learns what its EXPLAIN's units take."""
 
 
 class Database(Protocol):
@@ -35,6 +46,9 @@ class Database(Protocol):
 
     def query(self, text: str, parameters: Parameters) -> list[Row]:
         """Run one text and fetch all rows; from any thread."""
+
+    def units(self, text: str, parameters: Parameters) -> float:
+        """What the planner expects of a text, by EXPLAIN: work in units of its own."""
 
     def close(self) -> None:
         """Let go of all connections."""
@@ -66,6 +80,11 @@ class DuckDB:
             return [dict(zip(names, values, strict=True)) for values in cursor.fetchall()] if names else []
         finally:
             cursor.close()
+
+    def units(self, text: str, parameters: Parameters) -> float:
+        """Rows that the plan's operators are expected to give, summed: DuckDB tells no cost."""
+        plan = self.query(f"EXPLAIN (FORMAT json) {text}", parameters)[0]["explain_value"]
+        return _rows_of(json.loads(plan))
 
     def close(self) -> None:
         """Close the file."""
@@ -105,6 +124,11 @@ class PostgreSQL:
                 with self._lock:
                     self._idle.append(connection)
 
+    def units(self, text: str, parameters: Parameters) -> float:
+        """The plan's total cost."""
+        plan = self.query(f"EXPLAIN (FORMAT JSON) {text}", parameters)[0]["QUERY PLAN"]
+        return float(plan[0]["Plan"]["Total Cost"])
+
     def close(self) -> None:
         """Close all connections that are not in use."""
         with self._lock:
@@ -123,26 +147,67 @@ class Sql:
         self._effect = effect
         self._retries = retries
         self._threads: concurrent.futures.ThreadPoolExecutor | None = None
+        self._timed: deque[tuple[str, Parameters, float]] = deque(maxlen=QUERIES_TIMED)
+        DATABASES[name] = self
 
     def query(self, text: str, parameters: Parameters = None) -> list[Row]:
         """Run a SQL text with parameters in the database's own style; the rows as dicts by column name.
 
         Raises `SqlError` for texts that cannot be parsed, and the database's own errors.
         """
-        make = partial(self.database.query, text, parameters)
         run = SESSION.get()
-        return make() if run is None else run.batch.desk.call(self.call_of(text, parameters), make)
+        if run is None:
+            return self.database.query(text, parameters)
+        call = self.call_of(text, parameters)
+        return run.batch.desk.call(call, partial(self._make, call, text, parameters))
 
     async def aquery(self, text: str, parameters: Parameters = None) -> list[Row]:
         """The same from a task; the query runs in a thread."""
         run = SESSION.get()
+        loop = asyncio.get_running_loop()
+        if run is None:
+            return await loop.run_in_executor(self._pool(), self.database.query, text, parameters)
+        call = self.call_of(text, parameters)
 
         async def make() -> list[Row]:
-            return await asyncio.get_running_loop().run_in_executor(
-                self._pool(), partial(self.database.query, text, parameters)
-            )
+            return await loop.run_in_executor(self._pool(), self._make, call, text, parameters)
 
-        return await (make() if run is None else run.batch.desk.acall(self.call_of(text, parameters), make))
+        return await run.batch.desk.acall(call, make)
+
+    def _make(self, call: ToolCall, text: str, parameters: Parameters) -> list[Row]:
+        begun = time.monotonic()
+        rows = self.database.query(text, parameters)
+        if call.effect is Effect.READ:
+            self._timed.append((text, parameters, time.monotonic() - begun))
+        return rows
+
+    def timed(self) -> list[QueryTime]:
+        """The last reads, each with what EXPLAIN says of it now."""
+        found = []
+        for text, parameters, seconds in tuple(self._timed):
+            units = self.units(KnownQuery(text=text, parameters=parameters))
+            if units is not None:
+                found.append(QueryTime(text, parameters, seconds, units))
+        return found
+
+    def empty_s(self) -> float:
+        """Seconds of a query that reads nothing: the way to the database and back; the median of a few."""
+        seconds = []
+        for _ in range(5):
+            begun = time.monotonic()
+            self.database.query("SELECT 1", None)
+            seconds.append(time.monotonic() - begun)
+        return statistics.median(seconds)
+
+    def units(self, query: KnownQuery) -> float | None:
+        """What the database's EXPLAIN says of a query now; None where it cannot say, or not of such a text."""
+        try:
+            if self.classify(query.text).effect is not Effect.READ:
+                return None
+            return self.database.units(query.text, query.parameters)
+        except Exception as error:  # a table may be gone, the server too: then history has to do
+            logger.debug("%s explains nothing of a query: %s", self.name, error)
+            return None
 
     def classify(self, text: str) -> Statement:
         """What the text does, as the batch sees it."""
@@ -177,6 +242,14 @@ class Sql:
         if self._threads is None:
             self._threads = concurrent.futures.ThreadPoolExecutor(self.max_inflight, f"halo-{self.name}")
         return self._threads
+
+
+def _rows_of(plan: Any) -> float:
+    """Estimated rows of a plan of DuckDB and all below it."""
+    if isinstance(plan, list):
+        return sum(map(_rows_of, plan))
+    own = str(plan.get("extra_info", {}).get("Estimated Cardinality", 0)).strip("~ ").split(" ")[0]
+    return float(own) + _rows_of(plan.get("children", []))
 
 
 def _duckdb(dsn: str) -> DuckDB:

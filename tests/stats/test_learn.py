@@ -13,6 +13,8 @@ from halo_core.stats import (
     Observed,
     ObservedCall,
     ObservedRow,
+    StepProfile,
+    ToolProfile,
     catalog_file,
     learn,
     read_catalog,
@@ -163,3 +165,26 @@ def test_a_distribution_draws_what_it_saw() -> None:
     assert seen.at(0.0) == 1.0 and seen.at(0.25) == 2.0 and seen.at(1.0) == 5.0
     assert Distribution().merged(seen) == seen and seen.merged(Distribution()) == seen
     assert seen.merged(Distribution.of([9.0] * 5)).mean == 6.0
+
+
+def test_of_a_lead_each_tool_has_what_passed_in_it() -> None:
+    # In the first row two tools ran one after the other, in the second at the same time: 3 s of calls in 1.5 s.
+    first = call("last", 4, 5, tools_s={"db": 1.0, "web": 2.0})
+    second = call("last", 1.5, 3, tools_s={"db": 1.0, "web": 2.0})
+    catalog = known(learn("app", observed(ObservedRow("a", 0.0, 9.0, [first]), ObservedRow("b", 0.0, 9.0, [second]))))
+    step = catalog.step("last")
+    assert step is not None and step.lead_s.mean == pytest.approx(2.75)
+    assert step.tools_s == {"db": pytest.approx(0.75), "web": pytest.approx(1.5)}
+
+
+def test_a_tool_that_takes_longer_lengthens_the_leads_it_is_part_of() -> None:
+    step = StepProfile(operator="a", model="m", frequency=1, lead_s=Distribution.of([1.0, 3.0]), tools_s={"db": 0.5})
+    other = StepProfile(operator="b", model="m", frequency=1, lead_s=Distribution.of([1.0]))
+    catalog = Catalog(app="app", steps=(step, other), tools={"db": ToolProfile(mean_s=0.5), "web": ToolProfile()})
+    assert catalog.repriced({}) is catalog
+    longer = catalog.repriced({"db": 5.0})
+    assert [s.lead_s.mean for s in longer.steps] == [pytest.approx(4.0), 1.0]
+    assert longer.steps[0].lead_s.largest == pytest.approx(5.0)
+    assert longer.tools["db"].mean_s == pytest.approx(2.5)
+    shorter = catalog.repriced({"db": 0.1})
+    assert shorter.steps[0].lead_s.quantiles[0] == pytest.approx(0.55)

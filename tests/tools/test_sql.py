@@ -17,6 +17,7 @@ from halo_core import sql
 from halo_core.plan import Effect
 from halo_core.runtime import SESSION, Run
 from halo_core.runtime.batch import Batch
+from halo_core.stats import KnownQuery
 from halo_core.tools.sql import Sql
 from halo_core.tools.sql_effect import SqlError
 
@@ -168,3 +169,15 @@ def test_a_server_that_is_not_there(batch: Batch) -> None:
     database = sql("postgresql://halo@127.0.0.1:9/none?connect_timeout=2")
     with pytest.raises(SqlError, match="cannot connect to PostgreSQL"):
         database.query("SELECT 1")
+
+
+def test_what_explain_says_grows_with_the_table(shop: Sql) -> None:
+    query = KnownQuery(text=f"SELECT name FROM item WHERE price > {where(shop)}", parameters=[1.0])
+    refresh = "ANALYZE item" if shop.database.dialect == "postgres" else "SELECT 1"
+    shop.query(refresh)
+    few = shop.units(query)
+    for _ in range(8):
+        shop.query("INSERT INTO item SELECT id, name, price FROM item")
+    shop.query(refresh)
+    many = shop.units(query)
+    assert few is not None and many is not None and many > 5 * few
