@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from halo_core.pool import EnginePool, PoolConfig, VLLMSpec
 
@@ -15,6 +16,10 @@ os.environ.setdefault("HALO_CATALOG", "off")  # tests neither learn from each ot
 
 MODEL = "smollm2"
 MODEL_PATH = Path(os.environ.get("HALO_CACHE", Path.home() / ".cache" / "halo")) / "models" / "SmolLM2-135M-Instruct"
+
+
+settings.register_profile("halo", deadline=None)  # how long an example takes says nothing on a shared machine
+settings.load_profile("halo")
 
 
 @pytest.fixture(scope="session")

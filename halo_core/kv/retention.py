@@ -20,9 +20,14 @@ class Keep:
     """Leading tokens of its prompt; -1: all, its answer's too."""
     last: bool = False
     """Whether nobody comes back to the conversation that it goes on with: what was kept of that can go."""
+    pin_s: float = 0.0
+    """Seconds for which the store keeps it before all else, since the plan says that somebody comes back."""
 
 
 ALL = Keep(-1)
+PIN_S = 600.0
+"""The next turn lifts a pin, or its last one drops the blocks; after so long its row has failed or was given up."""
+PINNED = Keep(-1, pin_s=PIN_S)
 
 
 def keeps(catalog: Catalog | None) -> Mapping[str, Keep]:
@@ -38,7 +43,7 @@ def keeps(catalog: Catalog | None) -> Mapping[str, Keep]:
 
 def _keep(steps: list[StepProfile], continued: Counter[str]) -> Keep:
     if any(step.name in continued for step in steps):
-        return ALL
+        return PINNED
     shared = max(step.shared_tokens for step in steps)
     # Only who is the one to come back can say that nobody else will.
     last = all(step.continues and continued[step.continues] == 1 for step in steps)

@@ -49,6 +49,8 @@ class LLMCall:
     the answer's too. Engines that share no KV pass over it."""
     share_ends: bool = False
     """Whether what the store holds of its conversation behind those tokens can go when it is answered."""
+    share_pin_s: float = 0.0
+    """Seconds for which the store keeps those tokens before all that is not pinned."""
     share_loads: bool = True
     """Whether the engine may take its prefix from the store."""
 

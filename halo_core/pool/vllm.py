@@ -289,7 +289,12 @@ class VLLMEngine(EndpointEngine):
         wire["model"] = self.model
         wire["priority"] = call.priority
         if self._sharing is not None:
-            asked = {"save": call.share_tokens, "load": call.share_loads, "last": call.share_ends}
+            asked = {
+                "save": call.share_tokens,
+                "load": call.share_loads,
+                "last": call.share_ends,
+                "pin_s": call.share_pin_s,
+            }
             wire["kv_transfer_params"] = {"halo": asked}
         return self._encode(wire)
 

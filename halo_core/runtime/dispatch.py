@@ -376,6 +376,7 @@ class Dispatcher:
             priority=flight.call.priority + flight.order[0],
             share_tokens=keep.tokens if station.stored is not None else 0,
             share_ends=keep.last,
+            share_pin_s=keep.pin_s,
             share_loads=station.stored is not None,
         )
         completion: Completion | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from math import ceil
 
 from halo_core.kv import BlockIndex
 from halo_core.pool.engine import Engine
@@ -11,6 +12,10 @@ from halo_core.pool.loop import now_s
 from halo_core.runtime.flight import Flight
 from halo_core.runtime.prefix import CHUNK_TOKENS, Chain, PrefixIndex
 
+MOST_AHEAD = 8
+"""At most one call for so many of an engine's slots waits in it: what is there is out of our order."""
+STEPS_AHEAD = 2.0
+"""Steps from a call's end until the next one is there: the one that is under way by then, and our own reaction."""
 KV_FILL = 0.9
 """Share of an engine's KV that calls are given to fill: their lengths are estimates."""
 
@@ -84,6 +89,8 @@ class Station:
     pace: Pace = field(default_factory=Pace)
     step_s: float | None = None
     """Seconds of one of its steps at most, from the time that calls take per token; None while nothing is known."""
+    call_steps: float | None = None
+    """Steps that its calls decode on average; None while nothing is known."""
 
     def sent_depth(self, chain: Chain) -> int:
         """Leading chunks that it need not compute if it is sent such a prompt: it was sent them, or can load them."""
@@ -109,8 +116,9 @@ class Station:
 
     def observe(self, tokens: int, seconds: float) -> None:
         """It has answered a call with `tokens` tokens after `seconds`."""
-        step_s = seconds / max(tokens, 1)
-        self.step_s = step_s if self.step_s is None else 0.8 * self.step_s + 0.2 * step_s
+        steps = max(tokens, 1)
+        self.step_s = _learn(self.step_s, seconds / steps)
+        self.call_steps = _learn(self.call_steps, steps)
 
     @property
     def outlook(self) -> float:
@@ -136,5 +144,19 @@ class Station:
     @property
     def free(self) -> bool:
         """Whether the engine takes another call now."""
+        most = self.engine.capacity.slots + self.ahead
+        return self.engine.health.state == "ready" and self.calls < most and not self.kv_full
+
+    @property
+    def ahead(self) -> int:
+        """Calls that are to wait in the engine, so that those that end do not leave its batch less than full.
+
+        As many as end until the next ones can be there: the fewer, the longer its answers are.
+        """
         slots = self.engine.capacity.slots
-        return self.engine.health.state == "ready" and self.calls < slots + slots // 8 and not self.kv_full
+        most = slots // MOST_AHEAD
+        return most if self.call_steps is None else min(ceil(slots * STEPS_AHEAD / self.call_steps), most)
+
+
+def _learn(known: float | None, seen: float) -> float:
+    return seen if known is None else 0.8 * known + 0.2 * seen

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from halo_core.kv import ALL, Keep, keeps, moving_pays
+from halo_core.kv import PINNED, Keep, keeps, moving_pays
 from halo_core.stats import Catalog, DecodePoint, EngineCurve, SharedPart, StepProfile
 
 
@@ -15,7 +15,7 @@ def step(operator: str, *, shared: int = 0, continues: str = "", turn: int = 0) 
 
 def test_a_conversation_that_goes_on_is_kept_and_let_go_by_its_last_call() -> None:
     known = Catalog(app="a", steps=(step("first"), step("other", shared=200), step("last", continues="first")))
-    assert keeps(known) == {"first": ALL, "other": Keep(232), "last": Keep(0, last=True)}
+    assert keeps(known) == {"first": PINNED, "other": Keep(232), "last": Keep(0, last=True)}
 
 
 def test_nobody_lets_go_of_what_two_go_on_with() -> None:
@@ -25,7 +25,7 @@ def test_nobody_lets_go_of_what_two_go_on_with() -> None:
 
 def test_a_loop_keeps_its_history() -> None:
     turns = (step("agent"), step("agent", turn=1, continues="agent"))
-    assert keeps(Catalog(app="a", steps=turns)) == {"agent": ALL}
+    assert keeps(Catalog(app="a", steps=turns)) == {"agent": PINNED}
 
 
 def test_nothing_is_known_of_a_new_app() -> None:

@@ -91,16 +91,31 @@ def test_of_a_prompt_the_end_goes_first(store: BlockStore) -> None:
     assert store.load(key(10), empty())
 
 
-def test_pinned_blocks_stay_and_a_store_full_of_them_refuses(store: BlockStore) -> None:
-    for number in range(10):
+def test_what_is_pinned_outlives_what_is_used_later(store: BlockStore) -> None:
+    for number in range(5):
+        store.save(key(number), data(number), pin_s=60.0)
+    for number in range(10, 40):
+        assert store.save(key(number), data(number))
+    assert all(store.holds(key(number)) for number in range(5))
+    assert sum(store.holds(key(number)) for number in range(10, 40)) == 5
+
+
+def test_a_pin_ends_when_its_block_is_used_or_its_time_is_over(store: BlockStore) -> None:
+    store.save(key(1), data(1), pin_s=60.0)
+    store.save(key(2), data(2), pin_s=0.01)
+    store.save(key(3), data(3), pin_s=60.0)
+    assert store.load(key(1), empty())
+    assert store.save(key(3), data(3))  # for somebody else: whoever pinned it still needs it
+    time.sleep(0.02)
+    for number in range(10, 30):
         store.save(key(number), data(number))
-    store.pin(map(key, range(10)))
-    assert not store.save(key(10), data(10))
-    assert store.refused == 1
-    assert all(store.holds(key(number)) for number in range(10))
-    store.pin([key(3)], pinned=False)
-    assert store.save(key(11), data(11))
-    assert not store.holds(key(3))
+    assert [store.holds(key(number)) for number in (1, 2, 3)] == [False, False, True]
+
+
+def test_a_store_full_of_pinned_blocks_lets_the_oldest_go(store: BlockStore) -> None:
+    for number in range(12):
+        assert store.save(key(number), data(number), pin_s=60.0)
+    assert not store.holds(key(0)) and store.holds(key(11)) and store.refused == 0
 
 
 def test_a_torn_block_is_not_used_and_goes(store: BlockStore) -> None:

@@ -374,7 +374,7 @@ async def test_a_program_that_shares_kv_is_told_of_the_store(model: Path, tmp_pa
     assert config["kv_connector"] == "HaloConnector"
     assert config["kv_load_failure_policy"] == "recompute"
     assert config["kv_connector_extra_config"]["root"] == str(tmp_path / "store")
-    assert said["body"]["kv_transfer_params"] == {"halo": {"save": 0, "load": True, "last": False}}
+    assert said["body"]["kv_transfer_params"] == {"halo": {"save": 0, "load": True, "last": False, "pin_s": 0.0}}
     assert engine.sharing is not None
     assert engine.sharing.counters()["saved_blocks"] == 0
     await engine.close()

@@ -11,6 +11,8 @@ from halo_core.errors import EngineDiedError, UnknownModelError
 from halo_core.pool import EnginePool, LLMCall, PoolConfig
 from halo_core.pool.engine import Capacity
 from halo_core.runtime import Executor, placement
+from halo_core.runtime.prefix import PrefixIndex
+from halo_core.runtime.station import Station
 from halo_core.stats import Catalog, Distribution, StepProfile
 from tests.runtime.scripted import ScriptedEngine, ask, text_of
 from tests.runtime.test_merging import until
@@ -31,6 +33,15 @@ async def test_no_more_calls_than_slots_are_in_an_engine(executor: Executor, eng
     executor.pool.thread.loop.call_soon_threadsafe(engine.release)
     await asyncio.gather(*calls)
     assert engine.peak == engine.slots == 4 and len(engine.seen) == 20
+
+
+@pytest.mark.parametrize(("tokens", "ahead"), [(None, 4), (400, 1), (24, 3), (2, 4)])
+def test_as_many_calls_wait_in_an_engine_as_end_before_others_can_be_there(tokens: int | None, ahead: int) -> None:
+    station = Station(ScriptedEngine(slots=32), PrefixIndex(10), PrefixIndex(10))
+    if tokens is not None:
+        station.observe(tokens, 0.1 * tokens)
+        assert station.step_s == pytest.approx(0.1)
+    assert station.ahead == ahead
 
 
 async def test_calls_spread_over_the_engines(executor: Executor, engine: ScriptedEngine) -> None:

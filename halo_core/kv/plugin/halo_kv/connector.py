@@ -1,8 +1,9 @@
 """Halo's KV connector for vLLM: KV blocks come from the host's block store and go there, for calls that ask for it.
 
-A call asks by `kv_transfer_params={"halo": {"save": N, "load": true, "last": false}}`: what the store has of its prompt
-is loaded, and its first N tokens are saved (-1: all, its answer included); `last` says that nobody will ask for what
-lies behind those. A call that does not ask is served as if there were no store.
+A call asks by `kv_transfer_params={"halo": {"save": N, "load": true, "last": false, "pin_s": 0}}`: what the store has
+of its prompt is loaded, and its first N tokens are saved (-1: all, its answer included); `last` says that nobody will
+ask for what lies behind those, `pin_s` that somebody will, within so many seconds. A call that does not ask is served
+as if there were no store.
 
 Saving is done when a step ends, before anything else can take its blocks. Short loads are done before the step that
 needs them, since copying is far cheaper than a step; long ones beside other requests' steps, by a thread. A block that
@@ -60,8 +61,8 @@ def interface_problem() -> str:
     return f"the KV connector interface of vLLM {vllm_version} differs: {'; '.join(what)}" if what else ""
 
 
-Copy = tuple[int, bytes, int]
-"""A block of the engine's KV cache, the hash that it has in the store, and its place in its prompt."""
+Copy = tuple[int, bytes, int, float]
+"""A block of the engine's KV cache, its hash in the store, its place in its prompt, and for how long it is pinned."""
 
 
 @dataclass
@@ -90,6 +91,8 @@ class _Served:
     save_blocks: int
     ends: bool
     """Whether nobody comes back to the blocks behind those."""
+    pin_s: float
+    """For how long the store keeps what is saved and loaded for it before all else."""
     saved: int = 0
     """Leading blocks that were saved, or need not be."""
     moved_tokens: int = 0
@@ -162,13 +165,14 @@ class HaloConnector(KVConnectorBase_V1):  # type: ignore[misc]
             save = int(asked.get("save", 0))
             blocks_to_save = (1 << 60) if save < 0 else save // self._block_tokens
             ends = bool(asked.get("last")) and save >= 0
-            served = self._served[request.request_id] = _Served(request, blocks_to_save, ends)
+            pin_s = float(asked.get("pin_s", 0.0))
+            served = self._served[request.request_id] = _Served(request, blocks_to_save, ends, pin_s)
         if not num_external_tokens:
             return
         ids = blocks.get_block_ids()[0]
         first, beside = self._matched[request.request_id]
         last = first + num_external_tokens // self._block_tokens
-        copies = [(ids[i], _key(request.block_hashes[i]), i) for i in range(first, last)]
+        copies = [(ids[i], _key(request.block_hashes[i]), i, served.pin_s) for i in range(first, last)]
         served.moved_tokens += num_external_tokens
         self._loads.append(Load(request.request_id, copies, beside))
 
@@ -195,7 +199,7 @@ class HaloConnector(KVConnectorBase_V1):  # type: ignore[misc]
             for i in range(served.saved, full):
                 key = _key(request.block_hashes[i])
                 if not self._store.holds(key):
-                    made.saves.append((ids[0][i], key, i))
+                    made.saves.append((ids[0][i], key, i, served.pin_s))
             served.saved = full
         return made
 
@@ -248,8 +252,8 @@ class HaloConnector(KVConnectorBase_V1):  # type: ignore[misc]
         """The blocks that could not be loaded: the first that failed and all behind it, which depend on it."""
         began = time.perf_counter()
         done = 0
-        for block, key, position in copies:
-            if not self._store.load(key, self._buffers(block), position):
+        for block, key, position, pin_s in copies:
+            if not self._store.load(key, self._buffers(block), position, pin_s):
                 break
             done += 1
         took_us = round(1e6 * (time.perf_counter() - began))
@@ -260,7 +264,7 @@ class HaloConnector(KVConnectorBase_V1):  # type: ignore[misc]
             load_us=took_us,
             hidden_us=took_us if beside else 0,
         )
-        return [block for block, _, _ in copies[done:]]
+        return [block for block, *_ in copies[done:]]
 
     def wait_for_layer_load(self, layer_name: str) -> None:
         """Nothing: loads are whole blocks, done before the step or beside it."""
@@ -277,7 +281,7 @@ class HaloConnector(KVConnectorBase_V1):  # type: ignore[misc]
         if not saves:
             return
         began = time.perf_counter()
-        saved = sum(self._store.save(key, self._buffers(block), position) for block, key, position in saves)
+        saved = sum(self._store.save(key, self._buffers(block), place, pin_s) for block, key, place, pin_s in saves)
         self._count(
             saved_blocks=saved,
             saved_bytes=saved * self._bytes,

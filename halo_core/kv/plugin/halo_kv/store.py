@@ -14,7 +14,6 @@ import fcntl
 import itertools
 import mmap
 import os
-import stat
 import struct
 import threading
 import time
@@ -29,7 +28,6 @@ _CHECKED = 1
 _IOV_MAX = 1000
 _KEPT = 0.9
 """Share of the cap that is left in use when blocks had to go: evicting looks at every file, so it is done in bulk."""
-_PINNED = stat.S_ISVTX
 _STEP_NS = 1_000_000
 """Of a prompt's blocks, each counts as used so much earlier than the one before it."""
 
@@ -51,7 +49,7 @@ class BlockStore:
         self.cap_bytes = cap_bytes
         self.check = check
         self.refused = 0
-        """Blocks that were not saved: the store is full of pinned ones, or the file system is."""
+        """Blocks that were not saved: the store is too small for one, or the file system is full."""
         self._numbers = itertools.count()
         self._in_process = threading.Lock()
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -93,14 +91,16 @@ class BlockStore:
                 return i
         return len(keys)
 
-    def save(self, key: bytes, buffers: Sequence[memoryview], position: int = 0) -> bool:
+    def save(self, key: bytes, buffers: Sequence[memoryview], position: int = 0, pin_s: float = 0.0) -> bool:
         """Keep a block, whose bytes are those of the buffers; False where there is no room for it.
 
         `position`: its place in its prompt; of a prompt, what stands last goes first, since the rest is of use without.
+        `pin_s`: for so many seconds all that is not pinned goes before it, unless it is loaded or dropped earlier.
         """
         path = self._prefix + key.hex()
         try:
-            os.utime(path, ns=_times(position))
+            if pin_s or os.stat(path).st_mtime_ns < time.time_ns():  # what another one pinned stays pinned
+                os.utime(path, ns=_times(position, pin_s))
             return True
         except FileNotFoundError:
             pass
@@ -115,7 +115,7 @@ class BlockStore:
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             try:
                 _write_all(fd, [memoryview(header), *buffers])
-                os.utime(fd, ns=_times(position))
+                os.utime(fd, ns=_times(position, pin_s))
             finally:
                 os.close(fd)
             os.rename(temporary, path)
@@ -132,10 +132,10 @@ class BlockStore:
             return False
         return True
 
-    def load(self, key: bytes, buffers: Sequence[memoryview], position: int = 0) -> bool:
+    def load(self, key: bytes, buffers: Sequence[memoryview], position: int = 0, pin_s: float = 0.0) -> bool:
         """Fill the buffers with a block; False where it is gone, torn or another one (then the file goes too).
 
-        After False the buffers may hold anything.
+        After False the buffers may hold anything. `position` and `pin_s` count from now on, as those of `save`.
         """
         path = self._prefix + key.hex()
         try:
@@ -151,7 +151,7 @@ class BlockStore:
             if whole and self.check and flags & _CHECKED:
                 whole = _crc(buffers) == crc
             if whole:
-                os.utime(fd, ns=_times(position))
+                os.utime(fd, ns=_times(position, pin_s))
         except OSError:
             whole = False
         finally:
@@ -159,12 +159,6 @@ class BlockStore:
         if not whole:
             self.drop([key])
         return whole
-
-    def pin(self, keys: Iterable[bytes], pinned: bool = True) -> None:
-        """Keep these blocks whatever else has to go, or no longer."""
-        for key in keys:
-            with contextlib.suppress(FileNotFoundError):
-                os.chmod(self._prefix + key.hex(), 0o600 | (_PINNED if pinned else 0))
 
     def drop(self, keys: Iterable[bytes]) -> None:
         """Nobody needs these blocks any more."""
@@ -222,7 +216,7 @@ class BlockStore:
                 if not _alive(entry.name):
                     _unlink(entry.path)
                     continue
-            elif not info.st_mode & _PINNED:
+            else:
                 found.append((info.st_mtime_ns, entry.path, info.st_size))
             total += info.st_size
         target = min(_KEPT * self.cap_bytes, self.cap_bytes - size)
@@ -303,10 +297,10 @@ class Counters:
         return dict(zip(COUNTERS, self._map.tolist(), strict=True))
 
 
-def _times(position: int) -> tuple[int, int]:
-    """When a block counts as used that is used now."""
-    now = time.time_ns() - position * _STEP_NS
-    return now, now
+def _times(position: int, pin_s: float) -> tuple[int, int]:
+    """When a block counts as used that is used now, and will be again within `pin_s`."""
+    used = time.time_ns() + int(pin_s * 1e9) - position * _STEP_NS
+    return used, used
 
 
 def _write_all(fd: int, buffers: Sequence[memoryview]) -> None:
