@@ -152,7 +152,7 @@ class Batch:
         """Operator -> how much of its row is still to come, see `operator_ranks`; what has more is served first."""
         self.keeps: Mapping[str, Keep] = {}
         """Operator -> what others will need of its calls' KV, see `halo_core.kv.keeps`."""
-        self.answer_lengths: Mapping[str, float] = self.known.answer_lengths() if self.known is not None else {}
+        self.answer_lengths: Mapping[str, float] = {}
         """Operator -> tokens that its answers are known to have."""
         self.planned = False
         """Whether the executor follows a plan of model switches that was made for it."""

@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
+from functools import partial
 from typing import Any
 
 from pydantic_core import to_json
@@ -20,6 +21,7 @@ from halo_core.pool.call import Completion, LLMCall, Usage
 from halo_core.pool.loop import mailbox_of, now_s
 from halo_core.pool.pool import EnginePool, get_pool
 from halo_core.runtime.admission import Admission
+from halo_core.runtime.asking import OnDone, answer, answer_blocking, chunks, chunks_blocking
 from halo_core.runtime.batch import Batch, RowKeys, Run
 from halo_core.runtime.catalogs import remember
 from halo_core.runtime.current import not_ahead
@@ -37,8 +39,6 @@ DEFAULT_TARGET = 64
 
 LEARN_WITHIN_S = 5.0
 """A pool that is being closed may never answer."""
-
-_END = b""
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +90,8 @@ class Executor:
         )
         batch.ranks = ranks(batch.known, self.pool)
         batch.keeps = keeps(batch.known)
+        if batch.known is not None:
+            batch.answer_lengths = batch.known.answer_lengths()
         journal = journal or self._shared_journal
         if journal is not None:
             self._journals[batch.number] = journal
@@ -215,51 +217,13 @@ class Executor:
         `link` gets a future whose cancellation gives the call up (other callers of an equal one stay); `told` hears how
         the answer was got.
         """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Completion] = loop.create_future()
-        if link is not None:
-            link(future)
-        mailbox = mailbox_of(loop)
-
-        def resolve(completion: Completion | None, error: BaseException | None) -> None:
-            if future.done():
-                return
-            if error is not None:
-                future.set_exception(error)
-            elif completion is not None:
-                future.set_result(completion)
-
-        def on_done(completion: Completion | None, error: BaseException | None) -> None:
-            mailbox.post(resolve, completion, error)
-
-        waiter = self._submit(run, call, on_done)
-        try:
-            completion = await future
-            if told is not None:
-                told(waiter.how)
-            return completion
-        except asyncio.CancelledError:
-            self._mail.post(self._leave, waiter)
-            raise
+        return await answer(partial(self._submit, run, call), self._give_up, link, told)
 
     def call_blocking(self, run: Run, call: LLMCall) -> Completion:
         """Answer `call` for `run`, blocking the calling thread (never the pool's own)."""
-        future: concurrent.futures.Future[Completion] = concurrent.futures.Future()
+        return answer_blocking(partial(self._submit, run, call), self._give_up)
 
-        def on_done(completion: Completion | None, error: BaseException | None) -> None:
-            if error is not None:
-                future.set_exception(error)
-            elif completion is not None:
-                future.set_result(completion)
-
-        waiter = self._submit(run, call, on_done)
-        try:
-            return future.result()
-        except KeyboardInterrupt:
-            self._mail.post(self._leave, waiter)
-            raise
-
-    async def stream(
+    def stream(
         self,
         run: Run,
         call: LLMCall,
@@ -268,59 +232,14 @@ class Executor:
         told: Callable[[How], None] | None = None,
     ) -> AsyncGenerator[bytes, None]:
         """The chunks of a streamed call as raw JSON objects, on the caller's own loop; arguments as of `call`."""
-        loop = asyncio.get_running_loop()
-        mailbox = mailbox_of(loop)
-        chunks: asyncio.Queue[bytes | BaseException] = asyncio.Queue()
-        if link is not None:
-            given_up: asyncio.Future[None] = loop.create_future()
-            given_up.add_done_callback(lambda _: chunks.put_nowait(asyncio.CancelledError()))
-            link(given_up)
-
-        def on_done(completion: Completion | None, error: BaseException | None) -> None:
-            mailbox.post(chunks.put_nowait, error if error is not None else _END)
-
-        waiter = self._submit(run, call, on_done, lambda data: mailbox.post(chunks.put_nowait, data))
-        finished = False
-        try:
-            while True:
-                item = await chunks.get()
-                if isinstance(item, BaseException):
-                    finished = not isinstance(item, asyncio.CancelledError)
-                    raise item
-                if item is _END:
-                    finished = True
-                    if told is not None:
-                        told(waiter.how)
-                    return
-                yield item
-        finally:
-            if not finished:
-                self._mail.post(self._leave, waiter)
+        return chunks(partial(self._submit, run, call), self._give_up, link, told)
 
     def stream_blocking(self, run: Run, call: LLMCall) -> Iterator[bytes]:
         """The chunks of a streamed call as raw JSON objects, blocking the calling thread."""
-        import queue
+        return chunks_blocking(partial(self._submit, run, call), self._give_up)
 
-        chunks: queue.SimpleQueue[bytes | BaseException] = queue.SimpleQueue()
-
-        def on_done(completion: Completion | None, error: BaseException | None) -> None:
-            chunks.put(error if error is not None else _END)
-
-        waiter = self._submit(run, call, on_done, chunks.put)
-        finished = False
-        try:
-            while True:
-                item = chunks.get()
-                if isinstance(item, BaseException):
-                    finished = True
-                    raise item
-                if item is _END:
-                    finished = True
-                    return
-                yield item
-        finally:
-            if not finished:
-                self._mail.post(self._leave, waiter)
+    def _give_up(self, waiter: Waiter) -> None:
+        self._mail.post(self._leave, waiter)
 
     # -- on the pool's loop --------------------------------------------------------------------------------------
 
@@ -328,7 +247,7 @@ class Executor:
         self,
         run: Run,
         call: LLMCall,
-        on_done: Callable[[Completion | None, BaseException | None], None],
+        on_done: OnDone,
         on_chunk: Callable[[bytes], None] | None = None,
     ) -> Waiter:
         not_ahead()
