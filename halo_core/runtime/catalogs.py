@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from halo_core.pool.vllm_command import cache_dir
-from halo_core.runtime.databases import repriced
+from halo_core.runtime.databases import price, repriced
 from halo_core.stats import Catalog, Observed, learn, read_catalog, write_catalog
 
 if TYPE_CHECKING:
@@ -33,11 +33,14 @@ def known(app: str) -> Catalog | None:
 
 def remember(batch: Batch, observed: Observed) -> None:
     """Learn from a batch that has ended, and keep it with what was known."""
+    folder = catalog_folder()
+    if folder is not None:
+        for tool, times in observed.tools.items():
+            times.price = price(tool)
     found = learn(batch.app, observed)
     if found is None:
         return
     batch.learnt = found
-    folder = catalog_folder()
     if folder is not None:
         before = read_catalog(folder, batch.app)
         write_catalog(folder, found if before is None else before.updated(found))

@@ -15,8 +15,8 @@ class Explaining(Protocol):
     def timed(self) -> Sequence[QueryTime]:
         """Queries that it was asked lately."""
 
-    def empty_s(self) -> float:
-        """Seconds of a query that reads nothing."""
+    def empty_s(self) -> float | None:
+        """Seconds of a query that reads nothing; None where it does not answer."""
 
     def units(self, query: KnownQuery) -> float | None:
         """What its EXPLAIN says of a query now; None where it says nothing."""
@@ -29,8 +29,8 @@ DATABASES: WeakValueDictionary[str, Explaining] = WeakValueDictionary()
 def price(tool: str) -> QueryPrice | None:
     """What a tool's queries take by EXPLAIN; None where it is no open database, or that tells nothing."""
     database = DATABASES.get(tool)
-    times = database.timed() if database is not None else ()
-    return price_of(times, database.empty_s()) if database is not None and times else None
+    empty_s = database.empty_s() if database is not None else None
+    return price_of(database.timed(), empty_s) if database is not None and empty_s is not None else None
 
 
 def repriced(catalog: Catalog) -> Catalog:

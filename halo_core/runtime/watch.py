@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from halo_core.optimize.prefix_lint import Sample
 from halo_core.pool.call import Usage
 from halo_core.pool.loop import now_s
-from halo_core.runtime.databases import price
 from halo_core.runtime.flight import How, Waiter
 from halo_core.runtime.prefix import prompt_text, static_chars
 from halo_core.runtime.stats import BatchStats
@@ -98,7 +97,7 @@ class Watch:
             {name: operator.executed for name, operator in stats.operators.items()},
             {name: operator.planned for name, operator in stats.operators.items()},
             {
-                name: ToolTimes(tool.planned, tool.executed, tool.busy_s, tool.queued_s, price(name))
+                name: ToolTimes(tool.planned, tool.executed, tool.busy_s, tool.queued_s)
                 for name, tool in stats.tools.items()
             },
         )

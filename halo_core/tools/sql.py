@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from halo_core.plan import Effect
 from halo_core.runtime import SESSION, ToolCall
 from halo_core.runtime.databases import DATABASES
-from halo_core.stats import KnownQuery, QueryTime
+from halo_core.stats import QUERIES_KEPT, KnownQuery, QueryTime
 from halo_core.tools.signature import signature_of
 from halo_core.tools.sql_effect import SqlError, Statement, classify
 
@@ -35,7 +35,9 @@ logger = logging.getLogger(__name__)
 DEFAULT_INFLIGHT = 32
 """Queries at a time; the paper's pool of database connections."""
 QUERIES_TIMED = 32
-"""The last reads of a database, from which a batch learns what its EXPLAIN's units take."""
+"""The last reads of a database; a batch learns from some of them what its EXPLAIN's units take."""
+EXPLAIN_WITHIN_S = 2.0
+"""A database that does not explain a query within so long is not asked again: no batch is to wait for a price."""
 
 
 class Database(Protocol):
@@ -148,6 +150,7 @@ class Sql:
         self._retries = retries
         self._threads: concurrent.futures.ThreadPoolExecutor | None = None
         self._timed: deque[tuple[str, Parameters, float]] = deque(maxlen=QUERIES_TIMED)
+        self._silent = False
         DATABASES[name] = self
 
     def query(self, text: str, parameters: Parameters = None) -> list[Row]:
@@ -182,32 +185,50 @@ class Sql:
         return rows
 
     def timed(self) -> list[QueryTime]:
-        """The last reads, each with what EXPLAIN says of it now."""
+        """Some of the last reads, each with what EXPLAIN says of it now."""
         found = []
-        for text, parameters, seconds in tuple(self._timed):
+        last = tuple(self._timed)
+        for text, parameters, seconds in last[:: -(-len(last) // QUERIES_KEPT) or 1]:
             units = self.units(KnownQuery(text=text, parameters=parameters))
             if units is not None:
                 found.append(QueryTime(text, parameters, seconds, units))
         return found
 
-    def empty_s(self) -> float:
-        """Seconds of a query that reads nothing: the way to the database and back; the median of a few."""
-        seconds = []
-        for _ in range(5):
+    def empty_s(self) -> float | None:
+        """Seconds of a query that reads nothing: the way to the database and back, the median of a few."""
+
+        def once() -> float:
             begun = time.monotonic()
             self.database.query("SELECT 1", None)
-            seconds.append(time.monotonic() - begun)
-        return statistics.median(seconds)
+            return time.monotonic() - begun
+
+        seconds = [self._asked(once) for _ in range(5)]
+        known = [s for s in seconds if s is not None]
+        return statistics.median(known) if known else None
 
     def units(self, query: KnownQuery) -> float | None:
         """What the database's EXPLAIN says of a query now; None where it cannot say, or not of such a text."""
-        try:
-            if self.classify(query.text).effect is not Effect.READ:
-                return None
-            return self.database.units(query.text, query.parameters)
-        except Exception as error:  # a table may be gone, the server too: then history has to do
-            logger.debug("%s explains nothing of a query: %s", self.name, error)
+
+        def ask() -> float | None:
+            reads = self.classify(query.text).effect is Effect.READ
+            return self.database.units(query.text, query.parameters) if reads else None
+
+        return self._asked(ask)
+
+    def _asked(self, ask: Callable[[], float | None]) -> float | None:
+        """What the database answers; None where it does not: then history has to do."""
+        if self._silent:
             return None
+        try:
+            return self._pool().submit(ask).result(EXPLAIN_WITHIN_S)
+        except concurrent.futures.TimeoutError:
+            self._silent = True
+            logger.info(
+                "%s took over %g s to explain a query: its queries are priced as before", self.name, EXPLAIN_WITHIN_S
+            )
+        except Exception as error:  # a table may be gone, or the server
+            logger.debug("%s explains nothing of a query: %s", self.name, error)
+        return None
 
     def classify(self, text: str) -> Statement:
         """What the text does, as the batch sees it."""

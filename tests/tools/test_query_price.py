@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -166,3 +167,23 @@ def test_only_reads_are_explained(shop: Sql) -> None:
     assert shop.units(KnownQuery(text=SUM, parameters=[1])) is not None
     assert shop.units(KnownQuery(text="DELETE FROM item")) is None
     assert shop.query("SELECT count(*) AS n FROM item") == [{"n": 2_000}]
+
+
+async def test_a_database_that_does_not_explain_in_time_is_asked_once(
+    pool: EnginePool, shop: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await run_batch(shop, 4)
+    before = known()
+    asked: list[str] = []
+    answers = threading.Event()
+
+    def units(text: str, parameters: object) -> float:
+        asked.append(text)
+        answers.wait(20)
+        return 1e9
+
+    monkeypatch.setattr("halo_core.tools.sql.EXPLAIN_WITHIN_S", 0.05)
+    monkeypatch.setattr(shop.database, "units", units)
+    assert known() == before == known()
+    assert asked == [SUM]
+    answers.set()
