@@ -79,11 +79,12 @@ def predict(app: str, rows: RowSet, *, catalog: Catalog | None = None, pool: Eng
 
     `catalog` stands for what is remembered of the app. Raises `HaloError` that says what is not known.
     """
+    measured = catalog or catalogs.measured(app)
     catalog = catalog or catalogs.known(app)
-    if catalog is None:
+    if catalog is None or measured is None:
         raise HaloError("nothing is known of this app's calls before its first run, whose first rows are its profile")
     calibrated = fleet_of(pool or get_pool(), [step.model for step in catalog.steps])
-    pace = _pace(calibrated, catalog)
+    pace = _pace(calibrated, measured)
     fleet = calibrated.scaled(pace)
     per_row = sum(step.frequency for step in catalog.steps)
     part = max(int(MAX_CALLS / max(per_row, 1.0)), 2)
@@ -252,13 +253,18 @@ def _moves(prediction: Prediction) -> list[str]:
 
 
 def _queries(prediction: Prediction) -> list[str]:
-    """What queries of databases take, of which the databases themselves were asked."""
-    lines = []
-    for name, tool in prediction.catalog.tools.items():
-        if tool.price is not None:
-            grown = f", {tool.price.now:.2g} times what they took" if tool.price.now != 1.0 else ", as they took"
-            lines.append(f"  queries of {name}: {1000 * tool.mean_s:.3g} ms each by the database's EXPLAIN{grown}")
-    return lines
+    """What queries of databases take, by the databases' own EXPLAIN where they were asked again."""
+    return [
+        f"  queries of {name}: {1000 * tool.mean_s:.3g} ms each, {_grown(tool.price.now)}"
+        for name, tool in prediction.catalog.tools.items()
+        if tool.price is not None
+    ]
+
+
+def _grown(times: float | None) -> str:
+    if times is None:
+        return "as they took; the database was not asked again"
+    return ("as they took" if times == 1.0 else f"{times:.2g} times what they took") + ", by its EXPLAIN"
 
 
 def _gap(prediction: Prediction) -> str:

@@ -26,7 +26,7 @@ class Keep:
 
 ALL = Keep(-1)
 PIN_S = 600.0
-"""The next turn lifts a pin, or its last one drops the blocks; after so long its row has failed or was given up."""
+"""A conversation's last turn drops its blocks; after so long its row has failed or was given up."""
 PINNED = Keep(-1, pin_s=PIN_S)
 
 
@@ -42,8 +42,8 @@ def keeps(catalog: Catalog | None) -> Mapping[str, Keep]:
 
 
 def _keep(steps: list[StepProfile], continued: Counter[str]) -> Keep:
-    if any(step.name in continued for step in steps):
-        return PINNED
+    if any(step.name in continued for step in steps):  # of a loop nobody knows which turn is the last
+        return PINNED if all(step.name in continued for step in steps) else ALL
     shared = max(step.shared_tokens for step in steps)
     # Only who is the one to come back can say that nobody else will.
     last = all(step.continues and continued[step.continues] == 1 for step in steps)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from halo_core.kv import Keep
 from halo_core.pool.call import CallOrigin, Completion
 from halo_core.runtime import catalogs
+from halo_core.runtime.databases import QueryLog
 from halo_core.runtime.flight import Flight, MergeKey
 from halo_core.runtime.stats import BatchStats, OperatorStats
 from halo_core.runtime.tool_desk import ToolDesk
@@ -156,6 +157,7 @@ class Batch:
         """Operator -> tokens that its answers are known to have."""
         self.planned = False
         """Whether the executor follows a plan of model switches that was made for it."""
+        self.queries = QueryLog()
         self.learnt: Catalog | None = None
         """What this batch alone taught, once it is closed."""
         self.keys = keys or RowKeys()

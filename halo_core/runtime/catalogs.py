@@ -26,9 +26,14 @@ def catalog_folder() -> Path | None:
 
 def known(app: str) -> Catalog | None:
     """What is known of the app with this fingerprint, its queries priced anew; None where nothing is."""
-    folder = catalog_folder()
-    found = read_catalog(folder, app) if folder is not None and app else None
+    found = measured(app)
     return None if found is None else repriced(found)
+
+
+def measured(app: str) -> Catalog | None:
+    """What was measured of the app with this fingerprint; None where nothing was."""
+    folder = catalog_folder()
+    return read_catalog(folder, app) if folder is not None and app else None
 
 
 def remember(batch: Batch, observed: Observed) -> None:
@@ -36,7 +41,7 @@ def remember(batch: Batch, observed: Observed) -> None:
     folder = catalog_folder()
     if folder is not None:
         for tool, times in observed.tools.items():
-            times.price = price(tool)
+            times.price = price(tool, batch.queries)
     found = learn(batch.app, observed)
     if found is None:
         return

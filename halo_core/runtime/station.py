@@ -12,7 +12,7 @@ from halo_core.pool.loop import now_s
 from halo_core.runtime.flight import Flight
 from halo_core.runtime.prefix import CHUNK_TOKENS, Chain, PrefixIndex
 
-MOST_AHEAD = 8
+SLOTS_PER_AHEAD = 8
 """At most one call for so many of an engine's slots waits in it: what is there is out of our order."""
 STEPS_AHEAD = 2.0
 """Steps from a call's end until the next one is there: the one that is under way by then, and our own reaction."""
@@ -154,7 +154,7 @@ class Station:
         As many as end until the next ones can be there: the fewer, the longer its answers are.
         """
         slots = self.engine.capacity.slots
-        most = slots // MOST_AHEAD
+        most = slots // SLOTS_PER_AHEAD
         return most if self.call_steps is None else min(ceil(slots * STEPS_AHEAD / self.call_steps), most)
 
 

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from halo_core.plan import Effect
@@ -313,16 +313,27 @@ class ToolDesk:
 
 @contextmanager
 def _spent(call: ToolCall) -> Iterator[None]:
-    """Note how long the row was in the call, whoever made it."""
+    """Note how long the row was in the call, whoever made it; what passed in calls inside it is theirs."""
     run = SESSION.get()
     if run is None or run.noted is None or LOOKING.get() is not None:
         yield
         return
+    around, inside = _INSIDE.get(), [0.0]
+    token = _INSIDE.set(inside)
     begun = time.monotonic()
     try:
         yield
     finally:
-        run.tools_s[call.tool] = run.tools_s.get(call.tool, 0.0) + time.monotonic() - begun
+        _INSIDE.reset(token)
+        seconds = time.monotonic() - begun
+        own_s = max(seconds - inside[0], 0.0)
+        run.tools_s[call.tool] = run.tools_s.get(call.tool, 0.0) + own_s
+        if around is not None:
+            around[0] += seconds
+
+
+_INSIDE: ContextVar[list[float] | None] = ContextVar("halo_inside", default=None)
+"""Seconds of the calls inside the one that the current code belongs to."""
 
 
 def _cause(error: Exception, call: ToolCall) -> str:

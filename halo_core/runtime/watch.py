@@ -85,6 +85,7 @@ class Watch:
             return
         row.begun_s = run.begun_s or min((call.asked_s for call in row.calls), default=now_s())
         row.ended_s = now_s()
+        row.tools_s = run.tools_so_far()
         self._rows.append(row)
 
     def observed(self, stats: BatchStats) -> Observed:

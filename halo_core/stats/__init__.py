@@ -17,7 +17,7 @@ from halo_core.stats.fields import row_fields
 from halo_core.stats.fit import Probe, Residual, fit, residuals
 from halo_core.stats.learn import by_step, learn
 from halo_core.stats.observed import ROWS_READ, ROWS_TIMED, Observed, ObservedCall, ObservedRow, ToolTimes
-from halo_core.stats.query_price import QUERIES_KEPT, KnownQuery, QueryPrice, QueryTime, growths, price_of
+from halo_core.stats.query_price import QUERIES_KEPT, KnownQuery, QueryPrice, QueryTime, growth_of, price_of
 from halo_core.stats.reuse import Reuse, decoded_reuse
 
 __all__ = [
@@ -48,7 +48,7 @@ __all__ = [
     "catalog_file",
     "decoded_reuse",
     "fit",
-    "growths",
+    "growth_of",
     "learn",
     "price_of",
     "read_catalog",

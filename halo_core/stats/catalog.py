@@ -109,6 +109,8 @@ class Catalog(_Fact):
     tools: dict[str, ToolProfile] = Field(default_factory=dict)
     tail_s: Distribution = Distribution()
     """From a row's last answer to its end, seconds."""
+    tail_tools_s: dict[str, float] = Field(default_factory=dict)
+    """Tool -> seconds of that which passed in its calls, on average."""
     last: LastRun | None = None
     learnt_at: str = ""
     """UTC, ISO 8601."""
@@ -129,19 +131,15 @@ class Catalog(_Fact):
         """The same app where calls of these tools take so many times longer than they did."""
         if not growth:
             return self
-        steps = (
-            step.model_copy(
-                update={
-                    "lead_s": step.lead_s.shifted(
-                        sum(step.tools_s.get(tool, 0.0) * (times - 1.0) for tool, times in growth.items())
-                    )
-                }
-            )
-            for step in self.steps
-        )
+
+        def longer_s(tools_s: Mapping[str, float]) -> float:
+            return sum(tools_s.get(tool, 0.0) * (times - 1.0) for tool, times in growth.items())
+
+        steps = (step.model_copy(update={"lead_s": step.lead_s.shifted(longer_s(step.tools_s))}) for step in self.steps)
         return self.model_copy(
             update={
                 "steps": tuple(steps),
+                "tail_s": self.tail_s.shifted(longer_s(self.tail_tools_s)),
                 "tools": {
                     name: tool.repriced(growth[name]) if name in growth else tool for name, tool in self.tools.items()
                 },
@@ -204,4 +202,5 @@ def read_catalog(folder: Path, app: str) -> Catalog | None:
 
 def write_catalog(folder: Path, catalog: Catalog) -> None:
     """Keep a catalog; a folder that cannot be written to costs only what was learnt."""
-    write_remembered(catalog_file(folder, catalog.app), catalog, "catalog")
+    # It has queries with their parameters.
+    write_remembered(catalog_file(folder, catalog.app), catalog, "catalog", private=True)

@@ -42,13 +42,15 @@ def learn(app: str, observed: Observed) -> Catalog | None:
                 distinct=_distinct(observed, first.operator, rows),
             )
         )
-    tails = [row.ended_s - max(c.answered_s for c in row.calls) for row, _ in rows if row.ended_s]
+    ended = [row for row, _ in rows if row.ended_s]
+    tails = [max(row.ended_s - max(c.answered_s for c in row.calls), 0.0) for row in ended]
     return Catalog(
         app=app,
         rows=len(rows),
         steps=tuple(steps),
         tools={name: _tool(times) for name, times in sorted(observed.tools.items())},
-        tail_s=Distribution.of([max(tail, 0.0) for tail in tails]),
+        tail_s=Distribution.of(tails),
+        tail_tools_s=_tools_s([row.tools_s for row in ended], tails),
         last=_last(observed),
         learnt_at=now_utc(),
     )

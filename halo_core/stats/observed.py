@@ -50,6 +50,8 @@ class ObservedRow:
     calls: list[ObservedCall] = field(default_factory=list)
     read: bool = False
     """Whether its prompts are kept."""
+    tools_s: Mapping[str, float] = field(default_factory=dict)
+    """Tool -> seconds that it spent in its calls since it asked the last time."""
     fields: Mapping[str, str] = field(default_factory=dict)
     """Path in the row -> a short text that is equal for equal values; empty where the row has no parts."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,19 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 QUERIES_KEPT = 8
 """Queries of a database that are explained again: each is a round trip to it before a batch begins."""
+LONGEST_BYTES = 4096
+"""Of a query with its parameters that is kept."""
 WORTH_SAYING = 0.1
 """Below this change history stands as it is: planners estimate, and machines drift."""
-
-
-@dataclass(slots=True, frozen=True)
-class QueryTime:
-    """A query that was run."""
-
-    text: str
-    parameters: Any
-    seconds: float
-    units: float
-    """What the database's EXPLAIN says of it, in units of its own (a cost, or rows)."""
 
 
 class KnownQuery(BaseModel):
@@ -38,7 +29,28 @@ class KnownQuery(BaseModel):
 
     text: str
     parameters: Any = None
-    """As the app gave them; only what JSON can hold is remembered."""
+
+    @classmethod
+    def of(cls, text: str, parameters: Any) -> KnownQuery | None:
+        """A copy of it; None where it is too long, or JSON cannot hold its parameters."""
+        try:
+            written = json.dumps(parameters)
+        except (TypeError, ValueError):
+            return None
+        if len(text) + len(written) > LONGEST_BYTES:
+            return None
+        copied = json.loads(written)
+        return cls(text=text, parameters=copied) if _same(copied, parameters) else None
+
+
+@dataclass(slots=True, frozen=True)
+class QueryTime:
+    """A query that was run."""
+
+    query: KnownQuery
+    seconds: float
+    units: float
+    """What the database's EXPLAIN says of it, in units of its own (a cost, or rows)."""
 
 
 class QueryPrice(BaseModel):
@@ -53,8 +65,8 @@ class QueryPrice(BaseModel):
     units: float = Field(gt=0)
     """Of the kept queries, on average, when they were measured."""
     queries: tuple[KnownQuery, ...]
-    now: float = Field(default=1.0, gt=0)
-    """How many times what it was measured to take a query takes now; 1 until the database was asked again."""
+    now: float | None = Field(default=None, gt=0)
+    """How many times what it was measured to take a query takes now; None until the database was asked again."""
 
     def growth(self, units: float) -> float:
         """How many times longer its queries take where the kept ones come to `units` on average."""
@@ -63,44 +75,38 @@ class QueryPrice(BaseModel):
 
 
 def price_of(times: Sequence[QueryTime], empty_s: float) -> QueryPrice | None:
-    """The price of a database's queries; None where EXPLAIN or JSON told nothing of any of them.
+    """The price of a database's queries; None where EXPLAIN told nothing of any of them.
 
     `empty_s`: seconds of a query that reads nothing. What the queries took beyond that is taken to grow with their
     units; a line fitted through their times would follow what differs between queries, not what grows with the data.
     """
-    usable = [time for time in times if time.units > 0 and _is_json(time.parameters)]
+    usable = [time for time in times if time.units > 0]
     if not usable:
         return None
     mean, mean_s = statistics.fmean(t.units for t in usable), statistics.fmean(t.seconds for t in usable)
     fixed_s = min(empty_s, mean_s)
-    kept = usable[:: -(-len(usable) // QUERIES_KEPT)]
     return QueryPrice(
         fixed_s=fixed_s,
         unit_s=(mean_s - fixed_s) / mean,
-        units=statistics.fmean(time.units for time in kept),
-        queries=tuple(KnownQuery(text=time.text, parameters=time.parameters) for time in kept),
+        units=mean,
+        queries=tuple(time.query for time in usable),
     )
 
 
-def growths(prices: Mapping[str, QueryPrice], explain: Callable[[str, KnownQuery], float | None]) -> dict[str, float]:
-    """Tool -> how many times longer its queries take now; only those of which `explain` says that it is worth saying.
+def growth_of(price: QueryPrice, explain: Callable[[KnownQuery], float | None]) -> float | None:
+    """How many times longer the queries take now, 1 where it is hardly worth saying; None where that is not known.
 
-    `explain` gives a query's units now, or None where that database is not at hand.
+    `explain` gives a query's units now, or None.
     """
-    found: dict[str, float] = {}
-    for tool, price in prices.items():
-        units = [explain(tool, query) for query in price.queries]
-        told = [u for u in units if u is not None]
-        if len(told) < len(units):
-            continue
-        growth = price.growth(statistics.fmean(told))
-        if abs(growth - 1.0) >= WORTH_SAYING:
-            found[tool] = growth
-    return found
+    units = []
+    for query in price.queries:
+        told = explain(query)
+        if told is None:
+            return None
+        units.append(told)
+    growth = price.growth(statistics.fmean(units))
+    return growth if abs(growth - 1.0) >= WORTH_SAYING else 1.0
 
 
-def _is_json(value: Any) -> bool:
-    try:
-        return bool(json.loads(json.dumps(value)) == (list(value) if isinstance(value, tuple) else value))
-    except (TypeError, ValueError):
-        return False
+def _same(copied: Any, given: Any) -> bool:
+    return bool(copied == (list(given) if isinstance(given, tuple) else given))

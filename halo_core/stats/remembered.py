@@ -31,12 +31,16 @@ def now_utc() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
-def write_remembered(file: Path, measured: BaseModel, noun: str) -> bool:
-    """Remember a measurement; a folder that cannot be written to costs only the next one, and a warning."""
+def write_remembered(file: Path, measured: BaseModel, noun: str, *, private: bool = False) -> bool:
+    """Remember a measurement; a folder that cannot be written to costs only the next one, and a warning.
+
+    `private`: only the user may read it.
+    """
     temporary = file.with_suffix(f".tmp{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch(mode=0o600)  # a catalog has queries with their parameters
+        temporary.unlink(missing_ok=True)
+        temporary.touch(mode=0o600 if private else 0o666)
         temporary.write_text(measured.model_dump_json(indent=1) + "\n", "utf-8")
         temporary.replace(file)
     except OSError as error:

@@ -10,11 +10,9 @@ import asyncio
 import concurrent.futures
 import contextlib
 import json
-import logging
 import statistics
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,22 +20,16 @@ from typing import Any, Protocol
 
 from halo_core.plan import Effect
 from halo_core.runtime import SESSION, ToolCall
-from halo_core.runtime.databases import DATABASES
-from halo_core.stats import QUERIES_KEPT, KnownQuery, QueryTime
+from halo_core.runtime.databases import QueryLog, closed, opened
+from halo_core.stats import KnownQuery
 from halo_core.tools.signature import signature_of
 from halo_core.tools.sql_effect import SqlError, Statement, classify
 
 Parameters = Sequence[Any] | Mapping[str, Any] | None
 Row = dict[str, Any]
 
-logger = logging.getLogger(__name__)
-
 DEFAULT_INFLIGHT = 32
 """Queries at a time; the paper's pool of database connections."""
-QUERIES_TIMED = 32
-"""The last reads of a database; a batch learns from some of them what its EXPLAIN's units take."""
-EXPLAIN_WITHIN_S = 2.0
-"""A database that does not explain a query within so long is not asked again: no batch is to wait for a price."""
 
 
 class Database(Protocol):
@@ -149,9 +141,7 @@ class Sql:
         self._effect = effect
         self._retries = retries
         self._threads: concurrent.futures.ThreadPoolExecutor | None = None
-        self._timed: deque[tuple[str, Parameters, float]] = deque(maxlen=QUERIES_TIMED)
-        self._silent = False
-        DATABASES[name] = self
+        opened(name, self)
 
     def query(self, text: str, parameters: Parameters = None) -> list[Row]:
         """Run a SQL text with parameters in the database's own style; the rows as dicts by column name.
@@ -162,7 +152,7 @@ class Sql:
         if run is None:
             return self.database.query(text, parameters)
         call = self.call_of(text, parameters)
-        return run.batch.desk.call(call, partial(self._make, call, text, parameters))
+        return run.batch.desk.call(call, partial(self._make, call, run.batch.queries))
 
     async def aquery(self, text: str, parameters: Parameters = None) -> list[Row]:
         """The same from a task; the query runs in a thread."""
@@ -173,62 +163,33 @@ class Sql:
         call = self.call_of(text, parameters)
 
         async def make() -> list[Row]:
-            return await loop.run_in_executor(self._pool(), self._make, call, text, parameters)
+            return await loop.run_in_executor(self._pool(), self._make, call, run.batch.queries)
 
         return await run.batch.desk.acall(call, make)
 
-    def _make(self, call: ToolCall, text: str, parameters: Parameters) -> list[Row]:
+    def _make(self, call: ToolCall, log: QueryLog) -> list[Row]:
+        text, parameters = call.arguments["text"], call.arguments["parameters"]
         begun = time.monotonic()
         rows = self.database.query(text, parameters)
-        if call.effect is Effect.READ:
-            self._timed.append((text, parameters, time.monotonic() - begun))
+        if call.effect is Effect.READ and not log.full(self.name):
+            log.note(self.name, KnownQuery.of(text, parameters), time.monotonic() - begun)
         return rows
 
-    def timed(self) -> list[QueryTime]:
-        """Some of the last reads, each with what EXPLAIN says of it now."""
-        found = []
-        last = tuple(self._timed)
-        for text, parameters, seconds in last[:: -(-len(last) // QUERIES_KEPT) or 1]:
-            units = self.units(KnownQuery(text=text, parameters=parameters))
-            if units is not None:
-                found.append(QueryTime(text, parameters, seconds, units))
-        return found
-
-    def empty_s(self) -> float | None:
+    def empty_s(self) -> float:
         """Seconds of a query that reads nothing: the way to the database and back, the median of a few."""
-
-        def once() -> float:
+        seconds = []
+        for _ in range(5):
             begun = time.monotonic()
             self.database.query("SELECT 1", None)
-            return time.monotonic() - begun
-
-        seconds = [self._asked(once) for _ in range(5)]
-        known = [s for s in seconds if s is not None]
-        return statistics.median(known) if known else None
+            seconds.append(time.monotonic() - begun)
+        return statistics.median(seconds)
 
     def units(self, query: KnownQuery) -> float | None:
-        """What the database's EXPLAIN says of a query now; None where it cannot say, or not of such a text."""
-
-        def ask() -> float | None:
-            reads = self.classify(query.text).effect is Effect.READ
-            return self.database.units(query.text, query.parameters) if reads else None
-
-        return self._asked(ask)
-
-    def _asked(self, ask: Callable[[], float | None]) -> float | None:
-        """What the database answers; None where it does not: then history has to do."""
-        if self._silent:
+        """What the database's EXPLAIN says of a query now; None where the text is not one that reads."""
+        statement = self.classify(query.text)
+        if statement.effect is not Effect.READ or statement.count > 1:  # EXPLAIN would run what follows the first
             return None
-        try:
-            return self._pool().submit(ask).result(EXPLAIN_WITHIN_S)
-        except concurrent.futures.TimeoutError:
-            self._silent = True
-            logger.info(
-                "%s took over %g s to explain a query: its queries are priced as before", self.name, EXPLAIN_WITHIN_S
-            )
-        except Exception as error:  # a table may be gone, or the server
-            logger.debug("%s explains nothing of a query: %s", self.name, error)
-        return None
+        return self.database.units(query.text, query.parameters)
 
     def classify(self, text: str) -> Statement:
         """What the text does, as the batch sees it."""
@@ -254,6 +215,7 @@ class Sql:
 
     def close(self) -> None:
         """Close the database; queries under way end first."""
+        closed(self.name, self)
         if self._threads is not None:
             self._threads.shutdown()
         with contextlib.suppress(Exception):

@@ -37,6 +37,8 @@ class Statement:
     """As they are named in the text, in lower case."""
     why: str
     """What decided the effect, for EXPLAIN."""
+    count: int = 1
+    """Statements in the text."""
 
 
 @lru_cache(maxsize=4096)
@@ -80,7 +82,7 @@ def classify(text: str, dialect: str) -> Statement:
                 writes = f"the function {name} is unknown and may write"
     effect = Effect.WRITE if writes else Effect.READ
     why = writes or ("reads, and differs from call to call" if volatile else "reads only")
-    return Statement(canonical, effect, volatile, frozenset(tables), why)
+    return Statement(canonical, effect, volatile, frozenset(tables), why, len(trees))
 
 
 def _table(table: Any) -> str:

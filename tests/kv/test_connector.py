@@ -151,6 +151,16 @@ def test_the_last_turn_lets_go_of_the_conversation(pair: Pair) -> None:
     assert len(pair.blocks()) == 2 < whole
 
 
+def test_the_history_of_a_planned_turn_is_pinned(pair: Pair) -> None:
+    pair.answer(pair.one, ask(8))
+    pair.answer(pair.one, ask(8, share=2 * BLOCK))
+    pair.answer(pair.one, ask(8, share=-1, share_pin_s=60.0))
+    blocks = pair.blocks()
+    assert len(blocks) >= 10 and all(file.stat().st_mtime > time.time() + 30 for file in blocks)
+    assert pair.answer(pair.two, ask(8, share_ends=True))[2] >= PREFIX
+    assert not any(file.exists() for file in blocks[:1])
+
+
 @pytest.mark.parametrize("harm", ["torn", "gone", "folder"])
 def test_what_is_lost_or_torn_is_computed(pair: Pair, harm: str) -> None:
     alone = pair.answer(pair.two, ask(6))[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from halo_core.kv import PINNED, Keep, keeps, moving_pays
+from halo_core.kv import ALL, PINNED, Keep, keeps, moving_pays
 from halo_core.stats import Catalog, DecodePoint, EngineCurve, SharedPart, StepProfile
 
 
@@ -23,9 +23,9 @@ def test_nobody_lets_go_of_what_two_go_on_with() -> None:
     assert keeps(known)["b"] == Keep(0)
 
 
-def test_a_loop_keeps_its_history() -> None:
+def test_a_loop_keeps_its_history_and_pins_none_of_it_since_any_turn_may_be_the_last() -> None:
     turns = (step("agent"), step("agent", turn=1, continues="agent"))
-    assert keeps(Catalog(app="a", steps=turns)) == {"agent": PINNED}
+    assert keeps(Catalog(app="a", steps=turns)) == {"agent": ALL}
 
 
 def test_nothing_is_known_of_a_new_app() -> None:

@@ -198,7 +198,8 @@ class HaloConnector(KVConnectorBase_V1):  # type: ignore[misc]
             ids = state.get_block_ids(request_id)
             for i in range(served.saved, full):
                 key = _key(request.block_hashes[i])
-                if not self._store.holds(key):
+                held = self._store.use(key, i, served.pin_s) if served.pin_s else self._store.holds(key)
+                if not held:
                     made.saves.append((ids[0][i], key, i, served.pin_s))
             served.saved = full
         return made

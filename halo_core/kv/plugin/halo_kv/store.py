@@ -95,15 +95,11 @@ class BlockStore:
         """Keep a block, whose bytes are those of the buffers; False where there is no room for it.
 
         `position`: its place in its prompt; of a prompt, what stands last goes first, since the rest is of use without.
-        `pin_s`: for so many seconds all that is not pinned goes before it, unless it is loaded or dropped earlier.
+        `pin_s`: for so many seconds all that is not pinned goes before it.
         """
-        path = self._prefix + key.hex()
-        try:
-            if pin_s or os.stat(path).st_mtime_ns < time.time_ns():  # what another one pinned stays pinned
-                os.utime(path, ns=_times(position, pin_s))
+        if self.use(key, position, pin_s):
             return True
-        except FileNotFoundError:
-            pass
+        path = self._prefix + key.hex()
         length = sum(map(len, buffers))
         if not self._reserve(length + _HEADER.size):
             self.refused += 1
@@ -115,7 +111,7 @@ class BlockStore:
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             try:
                 _write_all(fd, [memoryview(header), *buffers])
-                os.utime(fd, ns=_times(position, pin_s))
+                _use(fd, position, pin_s, new=True)
             finally:
                 os.close(fd)
             os.rename(temporary, path)
@@ -151,7 +147,7 @@ class BlockStore:
             if whole and self.check and flags & _CHECKED:
                 whole = _crc(buffers) == crc
             if whole:
-                os.utime(fd, ns=_times(position, pin_s))
+                _use(fd, position, pin_s)
         except OSError:
             whole = False
         finally:
@@ -159,6 +155,14 @@ class BlockStore:
         if not whole:
             self.drop([key])
         return whole
+
+    def use(self, key: bytes, position: int = 0, pin_s: float = 0.0) -> bool:
+        """Count a block as used now, and pin it for so many seconds; False where it is not there."""
+        try:
+            _use(self._prefix + key.hex(), position, pin_s)
+        except FileNotFoundError:
+            return False
+        return True
 
     def drop(self, keys: Iterable[bytes]) -> None:
         """Nobody needs these blocks any more."""
@@ -297,10 +301,11 @@ class Counters:
         return dict(zip(COUNTERS, self._map.tolist(), strict=True))
 
 
-def _times(position: int, pin_s: float) -> tuple[int, int]:
-    """When a block counts as used that is used now, and will be again within `pin_s`."""
+def _use(file: int | str, position: int, pin_s: float, *, new: bool = False) -> None:
+    """Set when a block counts as used: now, or with a pin then; a pin that somebody else set stays."""
     used = time.time_ns() + int(pin_s * 1e9) - position * _STEP_NS
-    return used, used
+    if new or os.stat(file).st_mtime_ns < used:
+        os.utime(file, ns=(used, used))
 
 
 def _write_all(fd: int, buffers: Sequence[memoryview]) -> None:
