@@ -12,6 +12,7 @@ from halo_core.optimize.planning import PlannedBatch, plan_batch
 from halo_core.optimize.problem import Worker
 from halo_core.pool import EnginePool, get_pool
 from halo_core.runtime import catalogs
+from halo_core.runtime.databases import repriced
 from halo_core.simulate import Fleet, RowSet, Simulation, StepForecast, fleet_of, simulate
 from halo_core.stats import Catalog
 
@@ -80,9 +81,9 @@ def predict(app: str, rows: RowSet, *, catalog: Catalog | None = None, pool: Eng
     `catalog` stands for what is remembered of the app. Raises `HaloError` that says what is not known.
     """
     measured = catalog or catalogs.measured(app)
-    catalog = catalog or catalogs.known(app)
-    if catalog is None or measured is None:
+    if measured is None:
         raise HaloError("nothing is known of this app's calls before its first run, whose first rows are its profile")
+    catalog = catalog or repriced(measured)
     calibrated = fleet_of(pool or get_pool(), [step.model for step in catalog.steps])
     pace = _pace(calibrated, measured)
     fleet = calibrated.scaled(pace)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 from weakref import WeakSet
 
+from halo_core.runtime.within import within
 from halo_core.stats import QUERIES_KEPT, Catalog, KnownQuery, QueryPrice, QueryTime, growth_of, price_of
 
 logger = logging.getLogger(__name__)
@@ -38,14 +38,11 @@ class QueryLog:
     def __init__(self) -> None:
         self._made: dict[str, list[tuple[KnownQuery, float]]] = defaultdict(list)
 
-    def note(self, tool: str, query: KnownQuery | None, seconds: float) -> None:
-        """A query was run; None stands for one that cannot be kept."""
-        if query is not None:
-            self._made[tool].append((query, seconds))
-
-    def full(self, tool: str) -> bool:
-        """Whether enough of a tool's are noted."""
-        return len(self._made[tool]) >= QUERIES_TIMED
+    def note(self, tool: str, text: str, parameters: Any, seconds: float) -> None:
+        """A query was run; kept where it can be, and the first have not all been seen."""
+        made = self._made[tool]
+        if len(made) < QUERIES_TIMED and (query := KnownQuery.of(text, parameters)) is not None:
+            made.append((query, seconds))
 
     def some(self, tool: str) -> list[tuple[KnownQuery, float]]:
         """As many of a tool's as are explained, from all of them."""
@@ -89,8 +86,7 @@ def repriced(catalog: Catalog) -> Catalog:
     growth = {}
     for name, tool in catalog.tools.items():
         if tool.price is not None:
-            known = tool.price
-            times = _asked(name, partial(_growth, known))
+            times = _asked(name, partial(_growth, tool.price))
             if times is not None:
                 growth[name] = times
     return catalog.repriced(growth)
@@ -105,20 +101,17 @@ def _asked(tool: str, ask: Callable[[Explaining], T | None]) -> T | None:
     databases = tuple(_OPEN.get(tool, ()))
     if len(databases) != 1:
         return None
-    answers: list[T | None] = []
 
-    def run() -> None:
+    def answer() -> T | None:
         try:
-            answers.append(ask(databases[0]))
+            return ask(databases[0])
         except Exception as error:  # a table may be gone, or the server: then history has to do
             logger.debug("%s explains nothing: %s", tool, error)
-            answers.append(None)
+            return None
 
-    thread = threading.Thread(target=run, name="halo-explain", daemon=True)
-    thread.start()
-    thread.join(EXPLAIN_WITHIN_S)
-    if answers:
-        return answers[0]
-    logger.info("%s did not explain its queries within %g s: they are priced by history", tool, EXPLAIN_WITHIN_S)
-    closed(tool, databases[0])
-    return None
+    try:
+        return within(EXPLAIN_WITHIN_S, answer, "halo-explain")
+    except TimeoutError:
+        logger.info("%s did not explain its queries within %g s: they are priced by history", tool, EXPLAIN_WITHIN_S)
+        closed(tool, databases[0])
+        return None

@@ -26,7 +26,7 @@ from halo_core.runtime.flight import Flight
 from halo_core.runtime.group_kv import UNKNOWN_KV_TOKENS, GroupKV
 from halo_core.runtime.placement import Placement
 from halo_core.runtime.prefix import CHUNK_TOKENS, Chain, PrefixIndex, common_depth
-from halo_core.runtime.station import Station
+from halo_core.runtime.station import Station, smoothed
 
 logger = logging.getLogger(__name__)
 
@@ -456,9 +456,8 @@ class Dispatcher:
 
     def _learn(self, call: LLMCall, completion: Completion) -> None:
         operator = call.origin.operator
-        known = self._answer_tokens.get(operator)
         seen = float(completion.usage.generated_tokens)
-        self._answer_tokens[operator] = seen if known is None else 0.8 * known + 0.2 * seen
+        self._answer_tokens[operator] = smoothed(self._answer_tokens.get(operator), seen)
 
     def _tight(self) -> bool:
         """Whether what the engines were sent and what waits may be more KV than they hold for long."""

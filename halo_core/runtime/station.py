@@ -117,8 +117,8 @@ class Station:
     def observe(self, tokens: int, seconds: float) -> None:
         """It has answered a call with `tokens` tokens after `seconds`."""
         steps = max(tokens, 1)
-        self.step_s = _learn(self.step_s, seconds / steps)
-        self.call_steps = _learn(self.call_steps, steps)
+        self.step_s = smoothed(self.step_s, seconds / steps)
+        self.call_steps = smoothed(self.call_steps, steps)
 
     @property
     def outlook(self) -> float:
@@ -158,5 +158,6 @@ class Station:
         return most if self.call_steps is None else min(ceil(slots * STEPS_AHEAD / self.call_steps), most)
 
 
-def _learn(known: float | None, seen: float) -> float:
+def smoothed(known: float | None, seen: float) -> float:
+    """What is known after one more observation: older ones fade."""
     return seen if known is None else 0.8 * known + 0.2 * seen

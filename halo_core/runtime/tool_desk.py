@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
-from contextvars import ContextVar, copy_context
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from halo_core.plan import Effect
@@ -24,6 +24,7 @@ from halo_core.runtime.loops import on_event_loop
 from halo_core.runtime.stats import ToolStats
 from halo_core.runtime.tool_call import ToolCall
 from halo_core.runtime.tool_memo import AbandonedError, AloneError, ToolMemo
+from halo_core.runtime.within import within
 from halo_core.runtime.writes import WriteRecord
 
 if TYPE_CHECKING:
@@ -273,7 +274,7 @@ class ToolDesk:
     def _make(self, call: ToolCall, make: Callable[[], T]) -> T:
         for attempt in range(call.retries + 1):
             with self._timed(call, attempt == call.retries) as failed:
-                return make() if call.timeout_s is None else _within(call.timeout_s, make)
+                return make() if call.timeout_s is None else within(call.timeout_s, make, "halo-tool")
             if failed:
                 time.sleep(FIRST_PAUSE_S * 2**attempt)
         raise AssertionError("unreachable")
@@ -340,18 +341,3 @@ def _cause(error: Exception, call: ToolCall) -> str:
     if isinstance(error, TimeoutError) and call.timeout_s is not None:
         return f"no answer within {call.timeout_s:g} s from "
     return "raised by "
-
-
-def _within(seconds: float, make: Callable[[], T]) -> T:
-    """The result of `make`, called in a thread of its own that is left behind if it takes too long."""
-    future: concurrent.futures.Future[T] = concurrent.futures.Future()
-    context = copy_context()
-
-    def call() -> None:
-        try:
-            future.set_result(context.run(make))
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=call, name="halo-tool", daemon=True).start()
-    return future.result(seconds)

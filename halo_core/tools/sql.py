@@ -171,8 +171,8 @@ class Sql:
         text, parameters = call.arguments["text"], call.arguments["parameters"]
         begun = time.monotonic()
         rows = self.database.query(text, parameters)
-        if call.effect is Effect.READ and not log.full(self.name):
-            log.note(self.name, KnownQuery.of(text, parameters), time.monotonic() - begun)
+        if call.effect is Effect.READ:
+            log.note(self.name, text, parameters, time.monotonic() - begun)
         return rows
 
     def empty_s(self) -> float:
