@@ -273,14 +273,18 @@ class _Exchange(asyncio.Protocol):
         answered = simulated_model.answer(model, request)
         usage = server.usage(answered)
         if request.get("stream"):
-            return self._stream(simulated_model.ChunkWriter(answered, model), usage, told)
+            asked = bool((request.get("stream_options") or {}).get("include_usage"))
+            return self._stream(simulated_model.ChunkWriter(answered, model), usage, told, asked=asked)
         raw = simulated_model.completion_json(answered, model, usage)
         if "truncate" in told:
             self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(raw) + raw[:50])
             return self.transport.close()
         self._send(200, raw)
 
-    def _stream(self, writer: simulated_model.ChunkWriter, usage: Any, told: dict[str, str]) -> None:
+    def _stream(
+        self, writer: simulated_model.ChunkWriter, usage: Any, told: dict[str, str], *, asked: bool = True
+    ) -> None:
+        """`asked`: whether the stream is to end with the tokens used."""
         bounds = simulated_model.chunk_bounds(writer.answered.steps)
         events = list(writer.opening())
         for start, stop in itertools.pairwise(bounds):
@@ -288,7 +292,7 @@ class _Exchange(asyncio.Protocol):
         if "stream-error" in told:
             events.append(b'{"error":{"message":"told to fail","type":"InternalServerError","code":500}}')
         else:
-            events.extend(writer.closing(usage))
+            events.extend(list(writer.closing(usage))[: None if asked else -1])
         self._server.statuses[200] += 1
         head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
         chunks = [b"data: %s\n\n" % event for event in (*events, b"[DONE]")]

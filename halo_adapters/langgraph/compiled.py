@@ -171,7 +171,11 @@ def _enter_blocking(row: Any) -> tuple[Run, bool]:
     executor = get_executor()
     run = executor.begin(executor.ambient(), row_content(row))
     if not on_event_loop():  # blocking a loop could block those whom we wait for
-        executor.wait_admitted(run)
+        try:
+            executor.wait_admitted(run)
+        except BaseException:
+            executor.end(run, failed=True)
+            raise
     return run, True
 
 

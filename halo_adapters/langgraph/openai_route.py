@@ -88,7 +88,9 @@ def _reason(model: Any, payload: dict[str, Any]) -> tuple[str | None, str | None
         return None, reason
     key = model.openai_api_key
     secret = key.get_secret_value() if hasattr(key, "get_secret_value") else None
-    return resolve(name_of(payload), model.openai_api_base, secret)
+    asked = {**payload, "default_query": model.default_query}
+    own = next((f"{name}=" for name in ("extra_headers", "extra_query", "default_query") if asked.get(name)), "")
+    return resolve(name_of(payload), model.openai_api_base, secret, model.default_headers, own=own)
 
 
 def reason_to_refuse(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:

@@ -90,7 +90,8 @@ async def forced_async_iterator(inner: AsyncIterator[Any]) -> AsyncIterator[Any]
         yield item
 
 
-def _routed(client: Any, request: Any) -> tuple[Run, LLMCall] | None:
+def _routed(client: Any, request: Any) -> tuple[Run, LLMCall, bool] | None:
+    """The run, the call, and whether its stream is to end with the tokens used; None where it is not for the pool."""
     run = SESSION.get()
     if run is None or not (_FORCED.get() or (_direct and not INSIDE.get())):
         return None
@@ -100,11 +101,14 @@ def _routed(client: Any, request: Any) -> tuple[Run, LLMCall] | None:
     reason = unroutable(payload)
     served: str | None = None
     if reason is None:
-        served, reason = resolve(name_of(payload), str(client.base_url), client.api_key)
+        own = "a query in its URL" if request.url.query else ""
+        headers = client._custom_headers
+        served, reason = resolve(name_of(payload), str(client.base_url), client.api_key, headers, own=own)
     if served is None:
         run.batch.stats.leave_alone(reason or "not routable")
         return None
-    return run, call_from_payload(payload, served, origin_of(run), stream=bool(payload.get("stream")))
+    call = call_from_payload(payload, served, origin_of(run), stream=bool(payload.get("stream")))
+    return run, call, bool((payload.get("stream_options") or {}).get("include_usage"))
 
 
 def _send(original: Any) -> Any:
@@ -112,7 +116,7 @@ def _send(original: Any) -> Any:
         routed = None if on_event_loop() else _routed(self, request)
         if routed is None:
             return original(self, request, *args, **kwargs)
-        run, call = routed
+        run, call, usage = routed
         executor = get_executor()
         try:
             if not call.stream:
@@ -121,7 +125,7 @@ def _send(original: Any) -> Any:
             first = next(chunks, None)  # an error before the first byte must become an HTTP status
         except EngineError as error:
             return _error_response(request, error)
-        return _response(request, 200, _SyncEvents(_sse(first, chunks)), stream=True)
+        return _response(request, 200, _SyncEvents(_sse(first, chunks, usage)), stream=True)
 
     return send
 
@@ -131,7 +135,7 @@ def _asend(original: Any) -> Any:
         routed = _routed(self, request)
         if routed is None:
             return await original(self, request, *args, **kwargs)
-        run, call = routed
+        run, call, usage = routed
         executor = get_executor()
         try:
             if not call.stream:
@@ -140,29 +144,39 @@ def _asend(original: Any) -> Any:
             first = await anext(chunks, None)
         except EngineError as error:
             return _error_response(request, error)
-        return _response(request, 200, _AsyncEvents(_asse(first, chunks)), stream=True)
+        return _response(request, 200, _AsyncEvents(_asse(first, chunks, usage)), stream=True)
 
     return send
 
 
-def _sse(first: bytes | None, rest: Iterator[bytes]) -> Iterator[bytes]:
+def _event(chunk: bytes, usage: bool) -> bytes:
+    """A chunk as the server's event; without `usage`, what was asked for only by Halo is left out."""
+    if not usage and b'"usage"' in chunk:
+        said = json.loads(chunk)
+        if said.pop("usage", None) is not None and not said.get("choices"):
+            return b""
+        chunk = json.dumps(said, ensure_ascii=False).encode()
+    return b"data: " + chunk + b"\n\n"
+
+
+def _sse(first: bytes | None, rest: Iterator[bytes], usage: bool) -> Iterator[bytes]:
     if first is not None:
-        yield b"data: " + first + b"\n\n"
+        yield _event(first, usage)
     try:
         for chunk in rest:
-            yield b"data: " + chunk + b"\n\n"
+            yield _event(chunk, usage)
     except EngineError as error:  # in the middle of a stream: as an event, which the SDK raises as its own error
         yield b"data: " + error_body(error) + b"\n\n"
         return
     yield b"data: [DONE]\n\n"
 
 
-async def _asse(first: bytes | None, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _asse(first: bytes | None, rest: AsyncIterator[bytes], usage: bool) -> AsyncIterator[bytes]:
     if first is not None:
-        yield b"data: " + first + b"\n\n"
+        yield _event(first, usage)
     try:
         async for chunk in rest:
-            yield b"data: " + chunk + b"\n\n"
+            yield _event(chunk, usage)
     except EngineError as error:
         yield b"data: " + error_body(error) + b"\n\n"
         return

@@ -18,7 +18,7 @@ from langchain_core.tools import BaseTool
 
 from halo_adapters.langgraph.hooks import Hooks
 from halo_core.runtime import SESSION, Run, ToolCall
-from halo_core.tools import ToolSpec, declare, signature_of, spec_of, tool_call
+from halo_core.tools import Itself, ToolSpec, declare, identity_of, signature_of, spec_of, tool_call
 
 _INJECTED = frozenset({"run_manager", "store", "tool_call_id"})
 """Arguments that LangChain puts in: they tell callers apart, not questions. State and config may be what is read."""
@@ -120,13 +120,23 @@ def _asked(
     told = {"args": args, "kwargs": kwargs}
     if spec.key is not None and spec.shares:
         own = {name: value for name, value in kwargs.items() if name not in {*_INJECTED, "config", "runtime"}}
-        return run, tool_call(spec, signature_of(spec.key(*args, **own)), told)
+        return run, tool_call(spec, signature_of(spec.key(*args, **own)), told, _identity(tool))
     if not spec.shares:
         # The row's state has other message ids when the row is resumed: what it is asked to write has not.
         own = {name: value for name, value in kwargs.items() if name not in _handed(tool)}
         return run, tool_call(spec, signature_of([list(args), own]), {"args": args, "kwargs": own})
     given = dict(_seen(tool, name, value) for name, value in kwargs.items() if name not in _INJECTED)
-    return run, tool_call(spec, signature_of([list(args), given]), told)
+    return run, tool_call(spec, signature_of([list(args), given]), told, _identity(tool))
+
+
+def _identity(tool: BaseTool) -> Any:
+    """Tells tools of one name apart: by their functions, else by their class and fields, else by the object."""
+    functions = tuple(identity_of(own) for name in ("func", "coroutine") if (own := getattr(tool, name, None)))
+    if functions:
+        return functions
+    fields = {name: value for name, value in vars(tool).items() if name not in ("callbacks", "metadata", "tags")}
+    told = signature_of([{k: v for k, v in fields.items() if not isinstance(v, type)}])
+    return Itself(tool) if told is None else (type(tool), told)
 
 
 def _seen(tool: BaseTool, name: str, value: Any) -> tuple[str, Any]:

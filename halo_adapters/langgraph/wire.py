@@ -38,9 +38,24 @@ def name_of(payload: Mapping[str, Any]) -> str:
     return str(payload.get("model", ""))
 
 
-def resolve(name: str, base_url: str | None, api_key: str | None) -> tuple[str | None, str | None]:
-    """The served model for an app's model name and server, or why there is none."""
-    return get_pool().route(name, base_url, api_key)
+def resolve(
+    name: str,
+    base_url: str | None,
+    api_key: str | None,
+    headers: Mapping[str, Any] | None = None,
+    *,
+    own: str = "",
+) -> tuple[str | None, str | None]:
+    """The served model for an app's model name and server (with the client's own headers), or why there is none.
+
+    `own` names what a request has that only the app's server understands: to that it goes as it is.
+    """
+    pool = get_pool()
+    texts = {key: value for key, value in (headers or {}).items() if isinstance(value, str)}
+    served, reason = pool.route(name, base_url, api_key, texts)
+    if own and served is not None and pool.adopted(served):
+        return None, f"the request has {own}"
+    return served, reason
 
 
 def call_from_payload(payload: Mapping[str, Any], served: str, origin: CallOrigin, *, stream: bool = False) -> LLMCall:

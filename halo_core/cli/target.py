@@ -94,4 +94,4 @@ def _reason(error: Exception) -> str:
     """What was raised and where in the user's code, without the frames above it."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{where}; --debug shows the traceback"
+    return f"{type(error).__name__}: {error}{where}; halo --debug shows the traceback"

@@ -15,9 +15,12 @@ SHARE_OF_FREE = 1 / 2
 
 
 def store_root() -> Path:
-    """The folder of this user's block store: `$HALO_KV_STORE`, else one in the host's shared memory."""
+    """The folder of this user's block store: one in `$HALO_KV_STORE`, else one in the host's shared memory.
+
+    Always a folder of its own: what lies in it is removed.
+    """
     named = os.environ.get("HALO_KV_STORE")
-    return Path(named).expanduser().absolute() if named else Path(f"/dev/shm/halo-kv-{os.getuid()}")
+    return Path(named).expanduser().absolute() / "halo-kv" if named else Path(f"/dev/shm/halo-kv-{os.getuid()}")
 
 
 def default_cap_bytes(root: Path) -> int:

@@ -373,6 +373,6 @@ class EndpointEngine:
         return EngineError(f"{self._label}: {error}. Check that the URL is that of an HTTP API, and its scheme")
 
     def _died(self, error: EngineDiedError) -> EngineDiedError:
-        if self._health.state != "closed":
+        if self._health.state not in ("closed", "starting"):  # a start is not undone by calls from before it
             self._health = Health("dead", str(error))
         return error

@@ -30,7 +30,11 @@ class Mailbox:
         self._queue.append((function, args))
         if not self._posted:  # a lost race only costs one wake-up too many, never a lost message: see _drain
             self._posted = True
-            self._loop.call_soon_threadsafe(self._drain, context=self._context)
+            try:
+                self._loop.call_soon_threadsafe(self._drain, context=self._context)
+            except RuntimeError:
+                self._posted = False  # the next one must hear it too
+                raise
 
     def _drain(self) -> None:
         self._posted = False  # before emptying: whoever appends after this posts a new wake-up
@@ -58,10 +62,15 @@ class LoopThread:
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
         self.loop.run_forever()
+        self.loop.run_until_complete(self._last_mail())
         if waiting := asyncio.all_tasks(self.loop):  # for the events of engines, say
             for task in waiting:
                 task.cancel()
             self.loop.run_until_complete(asyncio.wait(waiting, timeout=LAST_WORDS_S))
+
+    async def _last_mail(self) -> None:
+        """What was posted while the loop came to its end is heard too."""
+        self.mailbox._drain()
 
     @property
     def is_current(self) -> bool:

@@ -73,9 +73,13 @@ class EnginePool:
         self.kv_moves = self.config.kv_moves
         """As configured, or as somebody who compares has set it since."""
         self._groups: dict[str, EngineGroup] = {}
+        self._adopted: dict[str, list[tuple[str | None, tuple[tuple[str, str], ...]]]] = {}
+        """Server -> the keys and headers with which apps have named it."""
         self._lock = threading.Lock()
         self._closed = False
         self._tasks: set[asyncio.Task[None]] = set()
+        self.on_close: list[Callable[[], None]] = []
+        """Called on the pool's loop when all engines are closed: what still waits must be told."""
         for spec in self.config.engines:
             self._groups.setdefault(spec.model, EngineGroup(spec.model)).specs.append(spec)
         self.places: Places | None = None
@@ -113,12 +117,19 @@ class EnginePool:
     ) -> str | None:
         """Make the server that the app itself names an engine of the pool; returns its served name.
 
-        Returns None where adopting is off. Adopting the same server twice is free.
+        Returns None where adopting is off. Adopting the same server twice is free. With another key or other headers
+        it is another engine, whose name ends with `#2`, `#3`, ...: nobody's calls are made in another's name.
         """
         if not self.config.adopt or not base_url:
             return None
-        served = f"{name}@{base_url.rstrip('/')}"
+        server = f"{name}@{base_url.rstrip('/')}"
+        who = api_key, tuple(sorted((headers or {}).items()))
         with self._lock:
+            known = self._adopted.setdefault(server, [])
+            if who not in known:
+                known.append(who)
+            number = known.index(who) + 1
+            served = server if number == 1 else f"{server}#{number}"
             if served not in self._groups:
                 from halo_core.pool.endpoint import EndpointEngine
 
@@ -126,6 +137,10 @@ class EnginePool:
                 group.engines.append(EndpointEngine(served, name, base_url, api_key=api_key, headers=headers))
                 self._groups[served] = group
         return served
+
+    def adopted(self, served: str) -> bool:
+        """Whether it is a server that the app itself names."""
+        return served.partition("#")[0] in self._adopted
 
     def route(
         self,
@@ -230,6 +245,26 @@ class EnginePool:
         engine = (await self.start(model)).ready[0]
         return await engine.count_tokens(body), engine.capacity.max_model_len
 
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more calls."""
+        return self._closed
+
+    def answered(self, group: EngineGroup, engine: Engine) -> None:
+        """`engine` has answered a call, so its earlier deaths count no more."""
+        if group.restarts.get(engine.name, 0) > 0:
+            group.restarts[engine.name] = 0
+
+    def revive(self, group: EngineGroup) -> None:
+        """Start again what has died while it had no calls (on the pool's loop), unless it was given up."""
+        for engine in group.engines:
+            if (
+                engine.health.state == "dead"
+                and 0 <= group.restarts.get(engine.name, 0) < self.config.restarts
+                and self.placed(group.model) is None
+            ):
+                self.report_dead(group, engine)
+
     def report_dead(self, group: EngineGroup, engine: Engine) -> None:
         """Start a dead engine again in the background (on the pool's loop); idempotent per death."""
         if self._closed or engine.name in group.leaving or group.restarts.get(engine.name, 0) < 0:
@@ -246,8 +281,9 @@ class EnginePool:
             logger.warning("engine %s died; starting it again (%d of %d)", engine.name, done, self.config.restarts)
             try:
                 await engine.start()
-            except HaloError as error:
-                logger.error("engine %s did not come back: %s", engine.name, error)
+            except Exception as error:  # whatever it is, its calls must not wait for ever
+                known = isinstance(error, HaloError)
+                logger.error("engine %s did not come back: %s", engine.name, error, exc_info=not known)
                 await asyncio.sleep(min(0.2 * 2**done, 5.0))
                 continue
             engine.counters.restarts += 1
@@ -300,6 +336,8 @@ class EnginePool:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*(engine.close() for engine in self.engines()), return_exceptions=True)
+        for callback in self.on_close:
+            callback()
         if self._store is not None:
             self._store.close()
 

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import re
+import shutil
 import socket
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -140,7 +141,9 @@ class VLLMEngine(EndpointEngine):
                 self.load_s = time.monotonic() - began
                 logger.info("%s is up after %.0f s, on %s", self._label, self.load_s, self.base_url)
                 return
-            raise EngineStartError(f"{self._label} ended as soon as it was up: {self._health.detail}")
+            failure = EngineStartError(f"{self._label} ended as soon as it was up; its log is {process.log}")
+            await self._give_up(failure)
+            raise failure
 
     async def _give_up(self, error: BaseException) -> None:
         """Leave nothing behind after a start that failed or was cancelled."""
@@ -152,10 +155,13 @@ class VLLMEngine(EndpointEngine):
 
     def _launch(self) -> EngineProcess:
         python = self.python
-        scratch = scratch_folder()
+        try:
+            scratch = scratch_folder()
+            listen = _bound_socket(self._port)
+        except OSError as error:  # no room, no descriptors
+            raise EngineStartError(f"{self._label} cannot be started: {error}") from error
         self._events_address = f"ipc://{scratch}/kv"
         self._events_stopped = asyncio.Event()
-        listen = _bound_socket(self._port)
         self._port = listen.getsockname()[1]
         stamp = time.strftime("%Y%m%d-%H%M%S")
         log = (
@@ -183,6 +189,7 @@ class VLLMEngine(EndpointEngine):
                 on_exit=self._process_ended,
             )
         except OSError as error:
+            shutil.rmtree(scratch, ignore_errors=True)
             raise EngineStartError(
                 f"{self._label} cannot be started: {error}. Check HALO_VLLM_PYTHON (now {python}) and {log.parent}"
             ) from error

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 
 from halo_core.pool.loop import now_s
-from halo_core.runtime.batch import Run
+from halo_core.runtime.batch import Batch, Run
 
 GAP_S = 0.05
 """A run that was between calls for longer than this is taken to wait for something else than itself."""
@@ -44,6 +44,7 @@ class Admission:
         self._ticker: asyncio.TimerHandle | None = None
         self._stalled_ticks = 0
         self._serial = 0
+        self._closed = False
         self._fan_out = 1.0
 
     @property
@@ -63,6 +64,9 @@ class Admission:
 
     def enter(self, run: Run, begin: Callable[[], None], limit: int | None = None) -> None:
         """Call `begin` when `run` may start; `limit` is the caller's own upper bound on active runs."""
+        if self._closed:
+            self._begin(run, begin)
+            return
         self._waiting.append((run, begin, limit))
         self._admit()
 
@@ -108,16 +112,32 @@ class Admission:
             self._ticker = asyncio.get_running_loop().call_later(TICK_S, self._tick)
 
     def _begin_next(self) -> bool:
-        run, begin, limit = self._waiting[0]
-        if limit is not None and sum(1 for other in self._active if other.batch is run.batch) >= limit:
-            return False
-        self._waiting.popleft()
+        """Let in the first run whose batch may have one more; others may be what it waits for (a batch in a node)."""
+        full: set[Batch] = set()
+        for i, (run, begin, limit) in enumerate(self._waiting):
+            if run.batch in full:
+                continue
+            if limit is not None and sum(1 for other in self._active if other.batch is run.batch) >= limit:
+                full.add(run.batch)
+                continue
+            del self._waiting[i]
+            self._begin(run, begin)
+            return True
+        return False
+
+    def _begin(self, run: Run, begin: Callable[[], None]) -> None:
         self._serial += 1
         run.order = self._serial
         run.idle_since = run.begun_s = now_s()
         self._active.add(run)
         begin()
-        return True
+
+    def close(self) -> None:
+        """Let all in that wait: the pool is closed, so that their first call tells them."""
+        self._closed = True
+        waiting, self._waiting = self._waiting, deque()
+        for run, begin, _ in waiting:
+            self._begin(run, begin)
 
     def _tick(self) -> None:
         self._ticker = None

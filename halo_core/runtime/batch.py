@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from halo_core.errors import InDoubtError
 from halo_core.kv import Keep
 from halo_core.pool.call import CallOrigin, Completion
 from halo_core.runtime import catalogs
@@ -18,6 +20,8 @@ from halo_core.runtime.stats import BatchStats, OperatorStats
 from halo_core.runtime.tool_desk import ToolDesk
 from halo_core.runtime.watch import Watch
 from halo_core.stats import Catalog, ObservedRow
+
+logger = logging.getLogger(__name__)
 
 MEMO_BYTES = 64 << 20
 """Answers kept for equal calls that come later; beyond it the least recently used are asked again."""
@@ -48,6 +52,8 @@ class Run:
     """Calls and tokens of this run alone."""
     trouble: BaseException | None = None
     """The last error of a call, where a framework would only pass on its text."""
+    in_doubt: InDoubtError | None = None
+    """A write that an earlier run may have made or not: the row must not end well, whatever its code made of it."""
     steps: Counter[str] = field(default_factory=Counter)
     """Calls that each operator has made so far; touched by the callers, not by the pool's loop."""
     tools_s: dict[str, float] = field(default_factory=dict)
@@ -175,5 +181,10 @@ class Batch:
 
     def changed(self) -> None:
         """Something was counted; progress displays listen."""
-        if self._on_change is not None:
+        if self._on_change is None:
+            return
+        try:
             self._on_change(self)
+        except Exception:  # a display that is gone, a pipe that broke: the batch goes on
+            logger.exception("the listener of batch %r failed; it is told no more", self.name)
+            self._on_change = None

@@ -142,7 +142,7 @@ class Dispatcher:
 
     def _on_change(self, failure: HaloError | None) -> None:
         if failure is not None:
-            self._fail_all(failure)
+            self.fail_all(failure)
         self._pump_soon()
 
     def _pump_soon(self) -> None:
@@ -223,6 +223,8 @@ class Dispatcher:
                 chunks = int(capacity / CHUNK_TOKENS)
                 self._stations[engine.name] = Station(engine, PrefixIndex(chunks), PrefixIndex(chunks))
         stations = [self._stations[engine.name] for engine in self._group.ready]
+        if len(stations) < len(self._stations):
+            self._pool.revive(self._group)  # what died without a call has nobody to report it
         for station in stations:
             station.stored = self._kv.stored_by(station.engine)
         return stations
@@ -400,6 +402,7 @@ class Dispatcher:
         if completion is not None:
             station.held.insert(flight.chain)
             self._kv.saved(flight, station, keep)
+            self._pool.answered(self._group, engine)
             self._learn(call, completion)
             if completion.blocks:
                 self._learn_blocks(flight, station, completion)
@@ -427,16 +430,17 @@ class Dispatcher:
         if station.engine.health.state != "ready":
             station.forget()
             self._pool.report_dead(self._group, station.engine)
-        hopeless = self._pool.hopeless(self._group)
+        hopeless = self._pool.closed or self._pool.hopeless(self._group)
         if flight.chunks or flight.tries >= MAX_TRIES or hopeless:
             # A stream that has begun cannot be begun again without its reader noticing.
             self._land(flight, None, error)
             if hopeless:
-                self._fail_all(error)
+                self.fail_all(error)
             return
         self.add(flight)
 
-    def _fail_all(self, error: BaseException) -> None:
+    def fail_all(self, error: BaseException) -> None:
+        """No call that waits for an engine gets one: `land` is called for each with `error`."""
         ready, self._ready = self._ready, []
         for flight in ready:
             self._forget(flight)
@@ -450,7 +454,7 @@ class Dispatcher:
                 return  # the restart's end calls `on_change`, which pumps
             await self._pool.start(self._group.model)
         except Exception as error:
-            self._fail_all(error)
+            self.fail_all(error)
             return
         self._pump_soon()
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from halo_core.errors import ConfigError, HaloError
+from halo_core.errors import ConfigError, EngineDiedError, HaloError
 from halo_core.kv import keeps
 from halo_core.optimize.switching import SwitchPlan
 from halo_core.pool.call import Completion, LLMCall, Usage
@@ -37,6 +37,7 @@ from halo_core.stats import Catalog
 DEFAULT_TARGET = 64
 """Calls to keep under way before any engine has told its capacity."""
 
+CLOSED = "the pool was closed before the call was answered"
 LEARN_WITHIN_S = 5.0
 """A pool that is being closed may never answer."""
 
@@ -66,6 +67,7 @@ class Executor:
         if pool.places is not None:
             self.residency = Residency(pool.places, self._dispatchers, self._stalled, lambda: self.admission.crowd)
         self.admission = Admission(self._target, self._busy, self._parked)
+        pool.on_close.append(self._pool_closed)
 
     # -- batches and runs ----------------------------------------------------------------------------------------
 
@@ -156,9 +158,8 @@ class Executor:
         run = Run(batch, key or batch.keys.key(content), 0)
         run.noted = batch.watch.note(run.key) if batch.watch is not None else None
         batch.stats.rows += 1
-        if batch is self._ambient:
-            with self._ambient_lock:
-                self._ambient_runs += 1
+        with self._ambient_lock:
+            self._ambient_runs += batch is self._ambient
         return run
 
     def end(self, run: Run, *, failed: bool = False) -> None:
@@ -197,10 +198,14 @@ class Executor:
             raise
 
     def wait_admitted(self, run: Run, limit: int | None = None) -> None:
-        """Block the calling thread until `run` may begin."""
+        """Block the calling thread until `run` may begin; an interrupt gives the place back."""
         gate = threading.Event()
         self._mail.post(self.admission.enter, run, gate.set, limit)
-        gate.wait()
+        try:
+            gate.wait()
+        except BaseException:
+            self._mail.post(self.admission.leave, run)
+            raise
 
     # -- calls ---------------------------------------------------------------------------------------------------
 
@@ -260,7 +265,16 @@ class Executor:
         return waiter
 
     def _arrive(self, run: Run, waiter: Waiter, fingerprint: str, prompt: Prompt) -> None:
-        waiter.asked_s = now_s()
+        try:
+            waiter.asked_s = now_s()
+            self._begin_call(run, waiter, fingerprint, prompt)
+        except Exception as error:  # whatever it is, the caller must not wait for ever
+            if waiter.flight is not None:
+                self._land(waiter.flight, None, error)
+            else:
+                waiter.finish(None, error)
+
+    def _begin_call(self, run: Run, waiter: Waiter, fingerprint: str, prompt: Prompt) -> None:
         batch, call = run.batch, waiter.call
         mergeable = batch.merge and call.deterministic and call.origin.attempt == 1
         key: MergeKey | None = None
@@ -312,6 +326,8 @@ class Executor:
         if key is not None:
             run.batch.flights[key] = flight
         try:
+            if self.pool.closed:
+                raise EngineDiedError(CLOSED)
             dispatcher = self._dispatcher(call.model)
         except HaloError as error:
             self._land(flight, None, error)
@@ -374,6 +390,12 @@ class Executor:
             batch.flights.pop(flight.key, None)
         if batch is not None:
             self._dispatcher(flight.call.model).cancel(flight)
+
+    def _pool_closed(self) -> None:
+        """Nothing is answered any more: whoever waits is told."""
+        for dispatcher in self._dispatchers.values():
+            dispatcher.fail_all(EngineDiedError(CLOSED))
+        self.admission.close()
 
     # -- load ----------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -27,6 +28,8 @@ class How(StrEnum):
 
 MergeKey = tuple[str, int]
 """(fingerprint, n-th repetition within its run): equal keys in one batch are one call."""
+
+logger = logging.getLogger(__name__)
 
 JournalKey = tuple[str, str, int]
 """(scope, fingerprint, n): scope is empty for calls that merge, else names the run and operator."""
@@ -62,8 +65,10 @@ class Waiter:
             return
         self.done = True
         how = self.how if error is None else How.FAILED
-        self.tally(self, how, completion.usage if completion is not None else Usage())
-        self.on_done(completion, error)
+        try:
+            self.tally(self, how, completion.usage if completion is not None else Usage())
+        finally:
+            self.on_done(completion, error)
 
 
 @dataclass(slots=True, eq=False)
@@ -120,13 +125,19 @@ class Flight:
         self.chunks.append(data)
         for waiter in self.waiters:
             if waiter.on_chunk is not None:
-                waiter.on_chunk(data)
+                try:
+                    waiter.on_chunk(data)
+                except RuntimeError:  # its loop is closed: nobody listens there
+                    waiter.on_chunk = None
 
     def finish(self, completion: Completion | None, error: BaseException | None) -> None:
         """Everybody gets the answer or the error."""
         waiters, self.waiters = self.waiters, []
         for waiter in waiters:
-            waiter.finish(completion, error)
+            try:
+                waiter.finish(completion, error)
+            except Exception:  # its loop is closed, say: the others must hear
+                logger.exception("handing over an answer of %s", waiter.call.origin.operator or waiter.call.model)
 
     def leave(self, waiter: Waiter) -> bool:
         """A caller gave up. Returns whether nobody waits any more, so that the call itself can be cancelled."""

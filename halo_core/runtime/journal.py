@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import queue
 import sqlite3
 import threading
@@ -19,6 +20,8 @@ from pathlib import Path
 from halo_core.errors import JournalError
 from halo_core.pool.call import Completion, Usage
 from halo_core.runtime.flight import JournalKey
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 1
 _SCHEMA = """
@@ -123,13 +126,17 @@ class Journal:
     # -- reading -------------------------------------------------------------------------------------------------
 
     def call(self, key: JournalKey) -> Completion | None:
-        """The finished call under `key`, if there is one."""
-        with self._read_lock:
-            row = self._db.execute(
-                "select raw, prompt_tokens, cached_tokens, generated_tokens, engine from calls"
-                " where scope = ? and fingerprint = ? and n = ?",
-                key,
-            ).fetchone()
+        """The finished call under `key`, if there is one; where that cannot be read, it is made again."""
+        try:
+            with self._read_lock:
+                row = self._db.execute(
+                    "select raw, prompt_tokens, cached_tokens, generated_tokens, engine from calls"
+                    " where scope = ? and fingerprint = ? and n = ?",
+                    key,
+                ).fetchone()
+        except sqlite3.Error as error:
+            logger.warning("the journal %s cannot be read: %s", self.path, error)
+            return None
         return Completion(bytes(row[0]), Usage(row[1], row[2], row[3]), row[4]) if row else None
 
     def write(self, key: WriteKey) -> tuple[bytes | None] | None:
@@ -178,6 +185,7 @@ class Journal:
 
     def _put(self, statement: str, values: tuple[object, ...], *, raising: bool = True) -> Future[None]:
         future: Future[None] = Future()
+        future.set_running_or_notify_cancel()  # whoever waits for it may be cancelled: it is written all the same
 
         def committed(error: BaseException | None) -> None:
             if error is None or not raising:
@@ -196,7 +204,10 @@ class Journal:
             writes = [item for item in batch if item is not None]
             error = self._commit(writes) if writes else None
             for _, _, committed in writes:
-                committed(error)
+                try:
+                    committed(error)
+                except Exception:  # a caller's loop that is closed, say: the others must hear
+                    logger.exception("telling that %s has written", self.path)
             if len(writes) < len(batch):
                 return
 
@@ -208,7 +219,7 @@ class Journal:
                 with self._read_lock, self._db:
                     for statement, values, _ in writes:
                         self._db.execute(statement, values)
-            except sqlite3.Error as error:
+            except Exception as error:
                 self.failed = JournalError(
                     f"the journal {self.path} cannot be written any more ({error}): the run goes on without it, "
                     f"what was written before can be resumed; free some space or choose another file"

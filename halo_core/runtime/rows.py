@@ -113,6 +113,8 @@ class Rows:
         failed = True
         try:
             yield row
+            if run.in_doubt is not None:
+                raise run.in_doubt
             failed = False
         except Exception as error:
             row.result = error
@@ -131,10 +133,12 @@ class Rows:
                 SESSION.reset(token)
         return row.result
 
-    def run(self, i: int, work: Callable[[int], Any]) -> Any:
-        """Run row `i` on the current thread; returns its result or its exception."""
+    def run(self, i: int, work: Callable[[int], Any], stop: threading.Event | None = None) -> Any:
+        """Run row `i` on the current thread; returns its result or its exception. Not begun once `stop` is set."""
         with self._row(i) as row:
             self.executor.wait_admitted(row.run, self._limit)
+            if stop is not None and stop.is_set():
+                raise RuntimeError("the batch was left before this row began")
             token = SESSION.set(row.run)
             try:
                 row.result = work(i)
@@ -204,7 +208,7 @@ class Rows:
         def rows() -> None:
             try:
                 while not stop.is_set() and (i := self.take()) is not None:
-                    done.put((i, self.run(i, work)))
+                    done.put((i, self.run(i, work, stop)))
             except BaseException as error:  # KeyboardInterrupt and the like end this worker, visibly
                 done.put((-1, error))
 

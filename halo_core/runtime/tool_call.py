@@ -28,6 +28,8 @@ class ToolCall:
     timeout_s: float | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     """What it is asked, for those who watch."""
+    identity: Any = None
+    """Tells tools of one name apart, hashable: only calls of the same tool are equal."""
 
     def __str__(self) -> str:
         asked = self.signature or "arguments that have no text"

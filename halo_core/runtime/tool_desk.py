@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import copy
+import heapq
 import threading
 import time
 from collections import Counter
@@ -17,6 +18,7 @@ from contextlib import AbstractContextManager, asynccontextmanager, contextmanag
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from halo_core.errors import InDoubtError
 from halo_core.plan import Effect
 from halo_core.runtime.current import LOOKING, SESSION, not_ahead
 from halo_core.runtime.gates import passing
@@ -58,6 +60,8 @@ class ToolDesk:
         self.journal: Journal | None = None
         """Where finished writes are kept, so that a resumed row does not make them again."""
         self._repeats: Counter[tuple[str, str, str]] = Counter()
+        self._freed: dict[tuple[str, str, str], list[tuple[int, bool]]] = {}
+        """Numbers of writes that failed, a heap of each, and whether this run made them (it dropped their records)."""
         self._met: dict[tuple[Any, ...], Exception] = {}
         """(run, tool, signature) -> what looking ahead met there."""
 
@@ -164,13 +168,29 @@ class ToolDesk:
         if self.journal is None or run is None or call.effect is not Effect.WRITE:
             return None
         signature = call.signature or ""
+        what = run.key, call.tool, signature
         with self._counting:
-            n = self._repeats[run.key, call.tool, signature]
-            self._repeats[run.key, call.tool, signature] = n + 1
-        record = WriteRecord(self.journal, (run.key, call.tool, signature, n), call)
+            if freed := self._freed.pop(what, None):
+                n, fresh = heapq.heappop(freed)
+                if freed:
+                    self._freed[what] = freed
+            else:
+                n, fresh = self._repeats[what], False
+                self._repeats[what] = n + 1
+        try:
+            record = WriteRecord(self.journal, (*what, n), call, lambda: self._free(what, n, fresh=True), fresh=fresh)
+        except InDoubtError as doubt:  # many frameworks tell a model of it, and go on: the row must fail all the same
+            run.trouble = run.in_doubt = doubt
+            self._free(what, n, fresh=False)
+            raise
         if record.known:
             self._count(call, "replayed")
         return record
+
+    def _free(self, what: tuple[str, str, str], n: int, *, fresh: bool) -> None:
+        """The n-th such write failed: the next one, a retry perhaps, is the n-th. A resumed run must find it there."""
+        with self._counting:
+            heapq.heappush(self._freed.setdefault(what, []), (n, fresh))
 
     # -- looking ahead -------------------------------------------------------------------------------------------
 

@@ -49,7 +49,7 @@ class ToolMemo:
             watched = self._watched(call)
             if any(self._under_way[source] for source in watched):
                 return None
-            key = (call.tool, call.signature, *(self._writes[source] for source in watched))
+            key = (call.tool, call.identity, call.signature, *(self._writes[source] for source in watched))
             future = self._results.get(key)
             if future is not None:
                 self._results.move_to_end(key)

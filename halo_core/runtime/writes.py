@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -18,16 +18,22 @@ if TYPE_CHECKING:
 class WriteRecord:
     """One write of one row: what an earlier run left of it, and what this one notes."""
 
-    __slots__ = ("_journal", "_key", "known", "result")
+    __slots__ = ("_forgotten", "_journal", "_key", "known", "result")
 
-    def __init__(self, journal: Journal, key: WriteKey, call: ToolCall) -> None:
-        """Raises `InDoubtError` where an earlier run began the write and nobody knows whether it was made."""
+    def __init__(
+        self, journal: Journal, key: WriteKey, call: ToolCall, forgotten: Callable[[], None], *, fresh: bool = False
+    ) -> None:
+        """`forgotten` hears that the write failed, so that the next one takes its place; that one is `fresh`: what the
+        journal has there is of the first, if it is not dropped yet.
+
+        Raises `InDoubtError` where an earlier run began the write and nobody knows whether it was made."""
         self._journal = journal
         self._key = key
+        self._forgotten = forgotten
         self.known = False
         """Whether an earlier run made it."""
         self.result: Any = None
-        found = journal.write(key)
+        found = None if fresh else journal.write(key)
         if found is None:
             return
         if found[0] is not None:
@@ -58,6 +64,9 @@ class WriteRecord:
             yield
         except TimeoutError:
             raise
-        except Exception:
+        except Exception as error:
+            if getattr(error, "in_doubt", False):  # a request that was sent and not answered, say
+                raise
             self._journal.drop_write(self._key)
+            self._forgotten()
             raise

@@ -1,15 +1,17 @@
 """Tools as operators: what they do to the world is declared, or read from the SQL or the HTTP method."""
 
 from halo_core.plan import Effect
-from halo_core.tools.decorator import tool, tool_call
+from halo_core.tools.decorator import Itself, identity_of, tool, tool_call
 from halo_core.tools.signature import signature_of
 from halo_core.tools.spec import ToolDeclarationError, ToolSpec, declare, spec_of
 
 __all__ = [
     "Effect",
+    "Itself",
     "ToolDeclarationError",
     "ToolSpec",
     "declare",
+    "identity_of",
     "signature_of",
     "spec_of",
     "tool",

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
+from halo_core.plan import Effect
 from halo_core.runtime import SESSION, ToolCall
 from halo_core.tools.signature import bound_arguments, signature_of
 from halo_core.tools.spec import SPEC, ToolDeclarationError, ToolSpec, declare, spec_of
@@ -57,11 +58,44 @@ def _call_of(spec: ToolSpec, function: Callable[..., Any], args: Sequence[Any], 
     """The call that `function(*args, **kwargs)` is, for the runtime. Raises TypeError for arguments it cannot have."""
     own = spec.key if spec.shares else None
     equal = own(*args, **kwargs) if own else bound_arguments(function, args, kwargs)
-    return tool_call(spec, signature_of(equal), {"args": args, "kwargs": kwargs})
+    if spec.effect is Effect.WRITE and equal and next(iter(equal)) == "self":
+        del equal[
+            "self"
+        ]  # the journal knows a method's write by what it was asked: no object lives until a resumed run
+    return tool_call(spec, signature_of(equal), {"args": args, "kwargs": kwargs}, Itself(function))
 
 
-def tool_call(spec: ToolSpec, signature: str | None, arguments: Mapping[str, Any]) -> ToolCall:
-    """The call of a declared tool with this signature."""
+class Itself:
+    """Stands for an object, whatever its own idea of equality is."""
+
+    __slots__ = ("_thing",)
+
+    def __init__(self, thing: Any) -> None:
+        self._thing = thing
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Itself) and other._thing is self._thing
+
+    def __hash__(self) -> int:
+        return id(self._thing)
+
+
+def identity_of(function: Any) -> Any:
+    """Tells functions of one name apart, hashable; of methods the object counts by its fields, since it may be copied.
+
+    An object whose fields have no text counts by its class alone.
+    """
+    owner = getattr(function, "__self__", None)
+    if owner is None or not hasattr(function, "__func__"):
+        return Itself(function)
+    try:
+        return function.__func__, type(owner), signature_of([vars(owner)])
+    except TypeError:  # no fields
+        return function.__func__, type(owner)
+
+
+def tool_call(spec: ToolSpec, signature: str | None, arguments: Mapping[str, Any], identity: Any = None) -> ToolCall:
+    """The call of a declared tool with this signature; `identity` tells it from others of its name."""
     return ToolCall(
         spec.name,
         spec.effect,
@@ -72,6 +106,7 @@ def tool_call(spec: ToolSpec, signature: str | None, arguments: Mapping[str, Any
         spec.retries,
         spec.timeout_s,
         arguments,
+        identity,
     )
 
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import urlsplit, urlunsplit
 from weakref import WeakKeyDictionary
 
 from halo_core.errors import HaloError
@@ -27,6 +27,9 @@ MATTERING = ("accept", "accept-language", "authorization", "cookie", "range")
 
 class HttpError(HaloError):
     """A request that got no answer, or one that says that it failed."""
+
+    in_doubt = False
+    """Whether the server may have done what it was asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +65,10 @@ def canonical_url(url: str) -> str:
     parts = urlsplit(url)
     scheme, host = parts.scheme.lower(), (parts.hostname or "").lower()
     port = f":{parts.port}" if parts.port and parts.port != _PORTS.get(scheme) else ""
-    user = f"{parts.username}:{parts.password or ''}@" if parts.username else ""
-    query = urlencode(sorted(parse_qsl(parts.query, keep_blank_values=True), key=lambda pair: pair[0]))
+    user = f"{parts.username or ''}:{parts.password or ''}@" if parts.username or parts.password else ""
+    query = "&".join(
+        sorted(parts.query.split("&"), key=lambda pair: pair.partition("=")[0])
+    )  # as it is: no two become one
     return urlunsplit((scheme, f"{user}{host}{port}", parts.path or "/", query, ""))
 
 
@@ -123,6 +128,8 @@ class Http:
             loop = asyncio.get_running_loop()  # a client belongs to one event loop, an app may have several
             client = self._clients.get(loop)
             if client is None:
+                for ended in [other for other in self._clients if other.is_closed()]:
+                    del self._clients[ended]  # its connections go with it
                 client = httpx.AsyncClient(timeout=self._timeout_s, limits=_limits())
                 self._clients[loop] = client
             try:
@@ -190,7 +197,12 @@ def http(
 
 
 def _failed(request: Any, error: Exception) -> HttpError:
-    return HttpError(f"{request.method} {request.url} failed: {str(error) or type(error).__name__}")
+    import httpx
+
+    failure = HttpError(f"{request.method} {request.url} failed: {str(error) or type(error).__name__}")
+    never_sent = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+    failure.in_doubt = not isinstance(error, never_sent)
+    return failure
 
 
 def _limits() -> Any:

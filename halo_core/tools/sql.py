@@ -141,6 +141,8 @@ class Sql:
         self._effect = effect
         self._retries = retries
         self._threads: concurrent.futures.ThreadPoolExecutor | None = None
+        self.identity: Any = self
+        """Equal for two handles of one database; those of a file or a server are told apart by their whole DSN."""
         opened(name, self)
 
     def query(self, text: str, parameters: Parameters = None) -> list[Row]:
@@ -211,6 +213,7 @@ class Sql:
             self.max_inflight,
             self._retries,
             arguments={"text": text, "parameters": parameters},
+            identity=self.identity,
         )
 
     def close(self) -> None:
@@ -274,4 +277,7 @@ def sql(
     shown = name or (last if last.startswith(f"{scheme}:") else f"{scheme}:{last}")
     database = _SCHEMES[scheme](dsn)
     classify("SELECT 1", database.dialect)  # loads the parser now, not while the first row waits
-    return Sql(database, shown, max_inflight, None if effect is None else Effect(effect), retries)
+    handle = Sql(database, shown, max_inflight, None if effect is None else Effect(effect), retries)
+    if last != f"{scheme}:" and ":memory:" not in dsn:  # what lives in memory is its handle's alone
+        handle.identity = dsn
+    return handle

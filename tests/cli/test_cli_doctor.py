@@ -88,6 +88,23 @@ def test_what_cannot_work(project: Project, halo: Halo) -> None:
     assert "4 problems" in result.out
 
 
+def test_vllm_in_an_interpreter_of_its_own(project: Project, halo: Halo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked, not this one; and weights are looked for where the engine looks."""
+    cache = project.path / "cache"
+    (cache / "models" / "tiny").mkdir(parents=True)
+    (cache / "models" / "tiny" / "config.json").write_text("{}")
+    monkeypatch.setenv("HALO_CACHE", str(cache))
+    project.write("halo.toml", '[[engines]]\nkind = "vllm"\nmodel = "tiny"\npath = "someone/tiny"\n')
+    answers = project.path / "python"
+    for status, said in ((0, False), (1, True)):
+        answers.write_text(f"#!/bin/sh\nexit {status}\n")
+        answers.chmod(0o755)
+        monkeypatch.setenv("HALO_VLLM_PYTHON", str(answers))
+        out = halo("doctor").out
+        assert (f"vLLM is not installed for {answers}" in out.replace("\n", "")) == said
+        assert f"weights in {cache}/models/tiny" in line(out, "ok vllm tiny")
+
+
 @pytest.mark.parametrize("text", ["engines = 3", "[[engines]\n", '[[engines]]\nkind = "vlm"\nmodel = "x"\n'])
 def test_a_broken_configuration(project: Project, halo: Halo, text: str) -> None:
     project.write("halo.toml", text)

@@ -128,7 +128,10 @@ def test_a_malformed_row_stops_everything_before_it_starts(
         (("run", "app:llm", "-i", "rows.jsonl", "-o", "o"), "app:llm is a ChatOpenAI, which no installed adapter runs"),
         (("run", "app:broken", "-i", "rows.jsonl", "-o", "o"), "calling app:broken() raised RuntimeError: no database"),
         (("run", "app:needs_an_argument", "-i", "rows.jsonl", "-o", "o"), "is a function, which no"),
-        (("run", "bad_import:graph", "-i", "rows.jsonl", "-o", "o"), "bad_import.py:1); --debug shows the traceback"),
+        (
+            ("run", "bad_import:graph", "-i", "rows.jsonl", "-o", "o"),
+            "bad_import.py:1); halo --debug shows the traceback",
+        ),
         (("run", "bad_need:graph", "-i", "rows.jsonl", "-o", "o"), "No module named 'nothing_like_it' ("),
         (("run", "app:graph", "-i", "none.jsonl", "-o", "o"), "cannot read the rows of none.jsonl: No such file"),
         (("run", "app:graph", "-i", "rows.jsonl", "-o", "no/o"), "there is no folder"),

@@ -269,3 +269,17 @@ def test_counters_can_be_read_while_they_count(tmp_path: Path) -> None:
     counting.add(saved_blocks=1)
     assert reading.read()["saved_blocks"] == 3
     assert reading.read()["loaded_blocks"] == 0
+
+
+def test_files_of_others_are_never_removed(tmp_path: Path) -> None:
+    """Whatever folder somebody names: `HALO_KV_STORE=~` too."""
+    foreign = [tmp_path / ".ssh" / "id_rsa", tmp_path / "documents" / "thesis.tex"]
+    for file in foreign:
+        file.parent.mkdir()
+        file.write_bytes(b"x" * 600)
+    store = BlockStore(tmp_path, "kind", 1000)
+    assert store.save(bytes(32), [memoryview(bytes(600))]) and store.save(bytes([1] * 32), [memoryview(bytes(600))])
+    assert not store.holds(bytes(32)), "it had to make room"
+    store.clear()
+    store.close()
+    assert all(file.read_bytes() == b"x" * 600 for file in foreign)

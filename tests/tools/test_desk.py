@@ -7,15 +7,20 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from halo_core import tool
-from halo_core.runtime import SESSION, BatchStats, Run, ToolCall, ToolDesk
+from halo_core.errors import InDoubtError
+from halo_core.pool import EnginePool, PoolConfig
+from halo_core.runtime import SESSION, BatchStats, Executor, Journal, Run, ToolCall, ToolDesk
 from halo_core.runtime.batch import Batch
 from halo_core.runtime.gates import Gate
-from halo_core.tools import Effect, ToolDeclarationError, spec_of
+from halo_core.runtime.rows import Rows
+from halo_core.runtime.tool_desk import OBSERVERS
+from halo_core.tools import Effect, ToolDeclarationError, identity_of, signature_of, spec_of
 
 
 @pytest.fixture
@@ -71,6 +76,84 @@ async def test_equal_reads_are_one_call_and_everybody_has_a_copy(batch: Batch) -
     answers[0].append("mine")
     assert await look(1) == [1]
     assert batch.stats.tools["look"].executed == 2 and batch.stats.tools["look"].shared == 7
+
+
+async def test_tools_of_one_name_are_not_one_tool(batch: Batch) -> None:
+    def make_search(tenant: str) -> Any:
+        @tool(effect="read")
+        def search(query: str) -> str:
+            return f"{query} of {tenant}"
+
+        return search
+
+    class Shop:
+        def __init__(self, tenant: str) -> None:
+            self.tenant = tenant
+
+        def search(self, query: str) -> str:
+            return f"{query} of {self.tenant}"
+
+    inside(batch)
+    blue, green = make_search("blue"), make_search("green")
+    assert [blue("a"), green("a"), blue("a")] == ["a of blue", "a of green", "a of blue"]
+    assert batch.stats.tools["search"].shared == 1
+    one, other = identity_of(Shop("blue").search), identity_of(Shop("green").search)
+    assert one == identity_of(Shop("blue").search) and hash(one) == hash(identity_of(Shop("blue").search))
+    assert one != other and identity_of(print) == identity_of(print)
+
+
+async def test_a_row_in_doubt_fails_whatever_its_code_makes_of_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Agents hear of a failed tool and try again: not of one that may have been done already."""
+    made: list[int] = []
+
+    @tool(effect="write")
+    def book(n: int) -> str:
+        made.append(n)
+        return "booked"
+
+    journal = Journal(tmp_path / "j.db", app="x", resume=False)
+    pool = EnginePool(PoolConfig())
+    monkeypatch.setattr("halo_core.runtime.rows.get_executor", lambda: executor)
+    executor = Executor(pool)
+    batch = executor.open_batch("b", journal=journal)
+
+    def agent(i: int) -> str:
+        for _ in range(3):
+            try:
+                return book(7)
+            except Exception:
+                continue
+        return "gave up"
+
+    await asyncio.wrap_future(journal.put_write(("row:0", "book", signature_of({"n": 7}) or "", 0), None))
+    rows = Rows(batch, 1, lambda i: "row")
+    found = await asyncio.to_thread(lambda: list(rows.in_threads(agent)))
+    assert isinstance(found[0][1], InDoubtError) and made == [] and batch.stats.rows_failed == 1
+    journal.close()
+    await asyncio.to_thread(pool.close)
+
+
+def test_a_method_that_writes_is_known_by_its_arguments() -> None:
+    class Shop:
+        @tool(effect="write")
+        def book(self, n: int) -> int:
+            seen.append(heard[-1].signature)
+            return n
+
+    seen: list[str | None] = []
+    heard: list[ToolCall] = []
+    OBSERVERS.append(heard.append)
+    inside(Batch("b"))
+    try:
+        Shop().book(1)
+        Shop().book(n=1)
+        Shop().book(2)
+    finally:
+        OBSERVERS.remove(heard.append)
+        SESSION.set(None)
+    assert seen[0] is not None and seen[0] == seen[1] != seen[2]
 
 
 async def test_outside_a_run_nothing_is_shared() -> None:
@@ -301,13 +384,13 @@ async def test_a_synchronous_tool_on_an_event_loop_never_waits_for_another(batch
     """The other call may need this very loop."""
     body = Calls(held=True)
 
-    @tool(name="look", effect="read", key=lambda: 0, backend="few", max_inflight=1)
-    async def look() -> Any:
-        return await body(1)
+    call = ToolCall("look", Effect.READ, "the same", backend="few", max_inflight=1)
 
-    @tool(name="look", effect="read", key=lambda: 0, backend="few", max_inflight=1)
+    async def look() -> Any:
+        return await batch.desk.acall(call, lambda: body(1))
+
     def look_now() -> Any:
-        return ["now"]
+        return batch.desk.call(call, lambda: ["now"])
 
     inside(batch)
     waiting = asyncio.create_task(look())

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import httpx
 import pytest
 
 from halo_core import http
 from halo_core.runtime import SESSION, Run
 from halo_core.runtime.batch import Batch
-from halo_core.tools.http import HttpError, canonical_url
+from halo_core.tools.http import HttpError, _failed, canonical_url
 
 
 class Server:
@@ -136,3 +137,18 @@ def test_bad_requests(batch: Batch) -> None:
 )
 def test_canonical_urls(url: str, canonical: str) -> None:
     assert canonical_url(url) == canonical
+
+
+def test_urls_that_differ_are_not_equal() -> None:
+    base = "http://host/p"
+    assert canonical_url(f"{base}?city=M%FCnchen") != canonical_url(f"{base}?city=M%F6nchen")
+    assert canonical_url(f"{base}?a") != canonical_url(f"{base}?a=")
+    assert canonical_url("http://:one@host/") != canonical_url("http://:two@host/")
+    assert canonical_url(f"{base}?b=1&a=2&a=1") == canonical_url(f"{base}?a=2&b=1&a=1")
+
+
+def test_a_request_that_was_sent_and_not_answered_is_in_doubt() -> None:
+    request = httpx.Request("POST", "http://host/orders")
+    sent = (httpx.ReadTimeout("slow"), httpx.ReadError("gone"), httpx.RemoteProtocolError("no answer"))
+    assert all(_failed(request, error).in_doubt for error in sent)
+    assert not any(_failed(request, error).in_doubt for error in (httpx.ConnectError("no"), httpx.ConnectTimeout("no")))

@@ -23,6 +23,23 @@ def raw_sdk(place: Place) -> Any:
     return one_node(node)
 
 
+@pattern("raw OpenAI SDK, streamed", routed="sdk_hook")
+def raw_sdk_stream(place: Place) -> Any:
+    """Every chunk has a choice, as long as nobody asks for the tokens used."""
+    client = OpenAI(base_url=place.base_url, api_key="not-needed", max_retries=0)
+
+    def node(state: State) -> State:
+        chunks = client.chat.completions.create(
+            model=place.model_name,
+            temperature=0,
+            messages=[{"role": "user", "content": state["question"]}],
+            stream=True,
+        )
+        return {"answer": "".join(chunk.choices[0].delta.content or "" for chunk in chunks)}
+
+    return one_node(node)
+
+
 @pattern("raw AsyncOpenAI SDK", routed="sdk_hook", asynchronous=True)
 def raw_async_sdk(place: Place) -> Any:
     async def node(state: State) -> State:

@@ -133,6 +133,9 @@ class HaloConnector(KVConnectorBase_V1):  # type: ignore[misc]
         groups = getattr(kv_cache_config, "kv_cache_groups", None) or [None]
         if len(groups) != 1:
             return f"it has {len(groups)} kinds of KV blocks"
+        spec = getattr(groups[0], "kv_cache_spec", None)
+        if getattr(spec, "sliding_window", None) or getattr(spec, "attention_chunk_size", None):
+            return "its attention sees a window only: blocks behind that are dropped, but keep their names"
         hashed = getattr(cache, "hash_block_size", None) or self._block_tokens
         if hashed != self._block_tokens:
             return f"its blocks have {self._block_tokens} tokens, and are named by {hashed}"
@@ -353,6 +356,7 @@ def namespace(vllm_config: Any) -> str:
         str(model.dtype),
         str(getattr(model, "quantization", None)),
         str(getattr(model, "hf_overrides", None)),
+        str(getattr(model, "max_model_len", None)),  # some rotary embeddings (LongRoPE) depend on it
         str(cache.cache_dtype),
         str(cache.block_size),
         str(getattr(cache, "prefix_caching_hash_algo", "")),

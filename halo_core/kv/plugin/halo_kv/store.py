@@ -14,6 +14,7 @@ import fcntl
 import itertools
 import mmap
 import os
+import re
 import struct
 import threading
 import time
@@ -28,6 +29,8 @@ _CHECKED = 1
 _IOV_MAX = 1000
 _KEPT = 0.9
 """Share of the cap that is left in use when blocks had to go: evicting looks at every file, so it is done in bulk."""
+_OWN = re.compile(r"[0-9a-f]{64}|\.\d+-\d+-\d+")
+"""Names of blocks, and of those being written: nothing else is removed, whatever folder the root may be."""
 _STEP_NS = 1_000_000
 """Of a prompt's blocks, each counts as used so much earlier than the one before it."""
 
@@ -235,7 +238,7 @@ class BlockStore:
     def _files(self) -> Iterator[os.DirEntry[str]]:
         for namespace in list(os.scandir(self.root)):
             if namespace.is_dir(follow_symlinks=False):
-                yield from list(os.scandir(namespace.path))
+                yield from (file for file in list(os.scandir(namespace.path)) if _OWN.fullmatch(file.name))
 
     def _empty(self) -> None:
         for entry in self._files():
