@@ -269,7 +269,7 @@ class Executor:
             waiter.asked_s = now_s()
             self._begin_call(run, waiter, fingerprint, prompt)
         except Exception as error:  # whatever it is, the caller must not wait for ever
-            if waiter.flight is not None:
+            if waiter.flight is not None and waiter.how is How.EXECUTED:  # not one that others began
                 self._land(waiter.flight, None, error)
             else:
                 waiter.finish(None, error)
