@@ -88,8 +88,8 @@ def _reason(model: Any, payload: dict[str, Any]) -> tuple[str | None, str | None
         return None, reason
     key = model.openai_api_key
     secret = key.get_secret_value() if hasattr(key, "get_secret_value") else None
-    asked = {**payload, "default_query": model.default_query}
-    own = next((f"{name}=" for name in ("extra_headers", "extra_query", "default_query") if asked.get(name)), "")
+    own = next((f"{name}=" for name in ("extra_headers", "extra_query") if payload.get(name)), "")
+    own = own or ("default_query=" if model.default_query else "")
     return resolve(name_of(payload), model.openai_api_base, secret, model.default_headers, own=own)
 
 

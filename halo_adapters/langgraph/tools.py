@@ -134,8 +134,8 @@ def _identity(tool: BaseTool) -> Any:
     functions = tuple(identity_of(own) for name in ("func", "coroutine") if (own := getattr(tool, name, None)))
     if functions:
         return functions
-    fields = {name: value for name, value in vars(tool).items() if name not in ("callbacks", "metadata", "tags")}
-    told = signature_of([{k: v for k, v in fields.items() if not isinstance(v, type)}])
+    passing = ("callbacks", "metadata", "tags")
+    told = signature_of({k: v for k, v in vars(tool).items() if k not in passing and not isinstance(v, type)})
     return Itself(tool) if told is None else (type(tool), told)
 
 

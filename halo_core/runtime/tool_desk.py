@@ -170,10 +170,8 @@ class ToolDesk:
         signature = call.signature or ""
         what = run.key, call.tool, signature
         with self._counting:
-            if freed := self._freed.pop(what, None):
+            if freed := self._freed.get(what):
                 n, fresh = heapq.heappop(freed)
-                if freed:
-                    self._freed[what] = freed
             else:
                 n, fresh = self._repeats[what], False
                 self._repeats[what] = n + 1

@@ -26,7 +26,8 @@ class WriteRecord:
         """`forgotten` hears that the write failed, so that the next one takes its place; that one is `fresh`: what the
         journal has there is of the first, if it is not dropped yet.
 
-        Raises `InDoubtError` where an earlier run began the write and nobody knows whether it was made."""
+        Raises `InDoubtError` where an earlier run began the write and nobody knows whether it was made.
+        """
         self._journal = journal
         self._key = key
         self._forgotten = forgotten

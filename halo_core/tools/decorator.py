@@ -59,9 +59,7 @@ def _call_of(spec: ToolSpec, function: Callable[..., Any], args: Sequence[Any], 
     own = spec.key if spec.shares else None
     equal = own(*args, **kwargs) if own else bound_arguments(function, args, kwargs)
     if spec.effect is Effect.WRITE and equal and next(iter(equal)) == "self":
-        del equal[
-            "self"
-        ]  # the journal knows a method's write by what it was asked: no object lives until a resumed run
+        del equal["self"]  # the journal knows a method's write by what it was asked: no object outlives its process
     return tool_call(spec, signature_of(equal), {"args": args, "kwargs": kwargs}, Itself(function))
 
 

@@ -66,9 +66,8 @@ def canonical_url(url: str) -> str:
     scheme, host = parts.scheme.lower(), (parts.hostname or "").lower()
     port = f":{parts.port}" if parts.port and parts.port != _PORTS.get(scheme) else ""
     user = f"{parts.username or ''}:{parts.password or ''}@" if parts.username or parts.password else ""
-    query = "&".join(
-        sorted(parts.query.split("&"), key=lambda pair: pair.partition("=")[0])
-    )  # as it is: no two become one
+    pairs = parts.query.split("&")  # as they are: decoded, two that differ might become one
+    query = "&".join(sorted(pairs, key=lambda pair: pair.partition("=")[0]))
     return urlunsplit((scheme, f"{user}{host}{port}", parts.path or "/", query, ""))
 
 

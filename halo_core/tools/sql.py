@@ -134,15 +134,23 @@ class PostgreSQL:
 class Sql:
     """A database whose queries are tools. Make one per database with `halo_core.sql` and keep it."""
 
-    def __init__(self, database: Database, name: str, max_inflight: int, effect: Effect | None, retries: int) -> None:
+    def __init__(
+        self,
+        database: Database,
+        name: str,
+        max_inflight: int,
+        effect: Effect | None,
+        retries: int,
+        identity: str | None = None,
+    ) -> None:
+        """`identity` is equal for handles of one database; None: nobody else has it."""
         self.database = database
         self.name = name
         self.max_inflight = max_inflight
         self._effect = effect
         self._retries = retries
         self._threads: concurrent.futures.ThreadPoolExecutor | None = None
-        self.identity: Any = self
-        """Equal for two handles of one database; those of a file or a server are told apart by their whole DSN."""
+        self._identity = self if identity is None else identity
         opened(name, self)
 
     def query(self, text: str, parameters: Parameters = None) -> list[Row]:
@@ -213,7 +221,7 @@ class Sql:
             self.max_inflight,
             self._retries,
             arguments={"text": text, "parameters": parameters},
-            identity=self.identity,
+            identity=self._identity,
         )
 
     def close(self) -> None:
@@ -277,7 +285,5 @@ def sql(
     shown = name or (last if last.startswith(f"{scheme}:") else f"{scheme}:{last}")
     database = _SCHEMES[scheme](dsn)
     classify("SELECT 1", database.dialect)  # loads the parser now, not while the first row waits
-    handle = Sql(database, shown, max_inflight, None if effect is None else Effect(effect), retries)
-    if last != f"{scheme}:" and ":memory:" not in dsn:  # what lives in memory is its handle's alone
-        handle.identity = dsn
-    return handle
+    identity = None if last == f"{scheme}:" or ":memory:" in dsn else dsn  # what lives in memory is its handle's alone
+    return Sql(database, shown, max_inflight, None if effect is None else Effect(effect), retries, identity)

@@ -57,7 +57,7 @@ def test_a_setting_that_is_none_names_the_cure(spec: VLLMSpec, monkeypatch: pyte
 
 
 def test_an_end_of_the_store_counts_on_after_a_restart(tmp_path: Path) -> None:
-    settings = StoreSettings(str(tmp_path / "store" / "halo-kv"), 1 << 20, token_bytes=1024)
+    settings = StoreSettings(str(tmp_path / "store"), 1 << 20, token_bytes=1024)
     (tmp_path / "one").write_bytes(b"")
     shared = SharedStore(settings, tmp_path / "one")
     assert shared.cap_tokens == 1024
@@ -65,7 +65,7 @@ def test_an_end_of_the_store_counts_on_after_a_restart(tmp_path: Path) -> None:
     shared.counts_in(tmp_path / "two")
     shared._counters.add(saved_blocks=2)
     assert shared.counters()["saved_blocks"] == 5
-    other = BlockStore(tmp_path / "store" / "halo-kv", "kind", 1 << 20)
+    other = BlockStore(tmp_path / "store", "kind", 1 << 20)
     other.save(bytes(32), [memoryview(b"data")])
     assert shared.used_bytes > 0
     shared.clear()
@@ -96,4 +96,4 @@ def test_a_store_of_another_user_is_not_used(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     with pytest.raises(PermissionError, match="another user"):
-        BlockStore(tmp_path / "store" / "halo-kv", "kind", 1)
+        BlockStore(tmp_path / "store", "kind", 1)
