@@ -17,12 +17,11 @@ from autogen_agentchat.agents import BaseChatAgent
 from autogen_agentchat.base import TaskResult
 from autogen_agentchat.teams import BaseGroupChat
 from autogen_core.models import RequestUsage
-from autogen_core.tools import FunctionTool
 
+from halo_adapters.autogen import tools
 from halo_adapters.autogen.attribution import speaking
 from halo_adapters.autogen.client import HaloChatCompletionClient
 from halo_adapters.autogen.tasks import task_content
-from halo_adapters.autogen.tools import wrap_run
 from halo_core.errors import HaloError
 from halo_core.runtime import SESSION, Run, ambient_run, get_executor
 
@@ -45,8 +44,7 @@ def install(*, everywhere: bool = False) -> None:
         _patch(BaseGroupChat, "run_stream", _run_stream)
         _patch(BaseChatAgent, "run_stream", _run_stream)
         _patch(BaseChatAgent, "run", _run)
-    if not any(cls is FunctionTool for cls, _, _ in _installed):
-        _patch(FunctionTool, "run", wrap_run)
+    tools.install()
     if any(name == "create" for _, name, _ in _installed):
         return
     try:
@@ -64,6 +62,7 @@ def uninstall() -> None:
     while _installed:
         cls, name, original = _installed.pop()
         setattr(cls, name, original)
+    tools.uninstall()
 
 
 def _patch(cls: type, name: str, wrap: Any) -> None:
@@ -154,6 +153,7 @@ def _sum(one: RequestUsage, other: RequestUsage) -> RequestUsage:
 
 @contextmanager
 def _inside(run: Run, agent: str) -> Iterator[None]:
+    tools.install()  # classes may have come since
     token = SESSION.set(run)
     try:
         with speaking(agent):

@@ -13,7 +13,7 @@ from autogen_agentchat.messages import BaseAgentEvent, BaseChatMessage
 from autogen_core import CancellationToken
 from autogen_core.models import RequestUsage
 
-from halo_adapters.autogen import drive
+from halo_adapters.autogen import drive, tools
 from halo_adapters.autogen.attribution import speaking
 from halo_adapters.autogen.report import explain_analyze
 from halo_adapters.autogen.tasks import Task, task_content, task_of
@@ -107,6 +107,7 @@ class TeamRows:
             merge=merge,
             on_change=options.on_change,
             app=lifted_fingerprint(template.app),
+            within=SESSION.get(),
         )
         self.tasks = tasks
         self.rows = Rows(self.batch, len(tasks), lambda i: task_content(tasks[i]), keys=options.keys, limit=limit)
@@ -136,6 +137,7 @@ class TeamRows:
 
     async def _run(self, i: int, task: Task) -> TaskResult:
         app = await self._template.make()
+        tools.install()  # of classes that came with it, too
         token = CancellationToken()
         try:
             with _speaking(app):

@@ -65,16 +65,23 @@ class _Invocations:
         self._inputs = inputs
         self._kwargs = kwargs
         self._configs = get_config_list(config, len(inputs))
+        within = SESSION.get()
         batch = get_executor().open_batch(
             app.name,
             journal=options.journal,
             merge=app.merge,
             on_change=options.on_change,
             app=app.fingerprint(graph),
+            within=within,
         )
         limit = _limit(self._configs, app)
         self.rows = Rows(
-            batch, len(inputs), lambda i: row_content(inputs[i]), keys=options.keys, limit=limit, fields=self._fields
+            batch,
+            len(inputs),
+            lambda i: row_content(inputs[i], inner=within is not None),
+            keys=options.keys,
+            limit=limit,
+            fields=self._fields,
         )
         self.report = BatchReport(batch, app, graph, self.rows.results)
         app.last_report = self.report

@@ -16,8 +16,8 @@ from typing import Any
 
 from langchain_core.language_models.chat_models import BaseChatModel
 
+from halo_adapters.hooks import Hooks
 from halo_adapters.langgraph import tools
-from halo_adapters.langgraph.hooks import Hooks
 from halo_core.runtime import SESSION, Run, not_ahead, on_event_loop
 
 logger = logging.getLogger(__name__)

@@ -12,16 +12,30 @@ from halo_core.pool import CallOrigin
 from halo_core.runtime import Run, digest
 
 
-def row_content(row: Any) -> str:
-    """A short text that is equal for equal inputs across processes; identifies a row for the journal."""
+def row_content(row: Any, *, inner: bool = False) -> str:
+    """A short text that is equal for equal inputs across processes; identifies a row for the journal.
+
+    `inner`: it is made by a graph's code, so that the ids of messages in it are new in every process: they do not
+    count.
+    """
     try:
         text = json.dumps(row, sort_keys=True, separators=(",", ":"))
     except (TypeError, ValueError):
         try:
             text = dumps(row)  # messages and other LangChain objects
+            if inner:
+                text = json.dumps(json.loads(text, object_hook=_without_id), sort_keys=True)
         except (TypeError, ValueError):
             text = repr(row)
     return digest(text)
+
+
+def _without_id(found: dict[str, Any]) -> dict[str, Any]:
+    """An object as `dumps` writes it, a message without its id."""
+    kwargs = found.get("kwargs")
+    if found.get("type") == "constructor" and isinstance(kwargs, dict) and "content" in kwargs:
+        kwargs.pop("id", None)
+    return found
 
 
 def origin_of(run: Run, run_manager: Any = None) -> CallOrigin:

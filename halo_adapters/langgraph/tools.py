@@ -16,9 +16,9 @@ from typing import Any
 
 from langchain_core.tools import BaseTool
 
-from halo_adapters.langgraph.hooks import Hooks
+from halo_adapters.hooks import Hooks
 from halo_core.runtime import SESSION, Run, ToolCall
-from halo_core.tools import Itself, ToolSpec, declare, identity_of, signature_of, spec_of, tool_call
+from halo_core.tools import ToolSpec, declare, identity_of, identity_of_object, signature_of, spec_of, tool_call
 
 _INJECTED = frozenset({"run_manager", "store", "tool_call_id"})
 """Arguments that LangChain puts in: they tell callers apart, not questions. State and config may be what is read."""
@@ -134,9 +134,7 @@ def _identity(tool: BaseTool) -> Any:
     functions = tuple(identity_of(own) for name in ("func", "coroutine") if (own := getattr(tool, name, None)))
     if functions:
         return functions
-    passing = ("callbacks", "metadata", "tags")
-    told = signature_of({k: v for k, v in vars(tool).items() if k not in passing and not isinstance(v, type)})
-    return Itself(tool) if told is None else (type(tool), told)
+    return identity_of_object(tool, ("callbacks", "metadata", "tags"))
 
 
 def _seen(tool: BaseTool, name: str, value: Any) -> tuple[str, Any]:

@@ -10,7 +10,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from halo_core.errors import InDoubtError
+from halo_core.errors import HaloError
 from halo_core.kv import Keep
 from halo_core.pool.call import CallOrigin, Completion
 from halo_core.runtime import catalogs
@@ -52,8 +52,8 @@ class Run:
     """Calls and tokens of this run alone."""
     trouble: BaseException | None = None
     """The last error of a call, where a framework would only pass on its text."""
-    in_doubt: InDoubtError | None = None
-    """A write that an earlier run may have made or not: the row must not end well, whatever its code made of it."""
+    fatal: HaloError | None = None
+    """Why the row must not end well, whatever its code made of it: a write in doubt, a tool wrongly declared."""
     steps: Counter[str] = field(default_factory=Counter)
     """Calls that each operator has made so far; touched by the callers, not by the pool's loop."""
     tools_s: dict[str, float] = field(default_factory=dict)
@@ -67,6 +67,13 @@ class Run:
         seen = self.repeats[(scope, fingerprint)]
         self.repeats[(scope, fingerprint)] = seen + 1
         return seen
+
+    def fail(self, error: HaloError) -> None:
+        """Have this row fail with `error`, and those that it runs inside of, though a framework tells a model of it."""
+        run: Run | None = self
+        while run is not None:
+            run.trouble = run.fatal = error
+            run = run.batch.within
 
     def tools_so_far(self) -> Mapping[str, float]:
         """Seconds spent in tools since this was asked the last time."""
@@ -147,10 +154,12 @@ class Batch:
         keep_reads: bool = True,
         app: str = "",
         known: Catalog | None = None,
+        within: Run | None = None,
     ) -> None:
         """`app` is the fingerprint under which the catalog keeps what is learnt; nothing is, where it is empty.
-        `known` stands for what is kept of it."""
+        `known` stands for what is kept of it. `within` is the row of another batch whose code runs this one."""
         self.name = name
+        self.within = within
         self.app = app
         self.watch = Watch() if app else None
         self.known = known or (catalogs.known(app) if app else None)
@@ -171,13 +180,23 @@ class Batch:
         self.merge = merge
         self.stats = BatchStats()
         self.memo = Memo()
-        self.desk = ToolDesk(self.stats.tool, share=merge, keep_reads=keep_reads)
+        outer = within.batch.desk if within is not None else None
+        self.desk: ToolDesk = ToolDesk(self.stats.tool, share=merge, keep_reads=keep_reads, outer=outer)
         self.flights: dict[MergeKey, Flight] = {}
         self.active: set[Run] = set()
         self.started_s = time.monotonic()
         self.errors: list[str] = []
         """Batch-wide trouble that did not stop it (a journal that could not be written, say)."""
         self._on_change = on_change
+
+    def row_key(self, content: str, key: str | None = None) -> str:
+        """The key of the next row with this canonical content, or with its own `key`.
+
+        A row of a batch inside another's row belongs to that one: its key begins with that row's.
+        """
+        if self.within is None:
+            return key or self.keys.key(content)
+        return self.within.batch.keys.key(f"{self.within.key}/{self.name}/{key or content}")
 
     def changed(self) -> None:
         """Something was counted; progress displays listen."""

@@ -81,20 +81,31 @@ class Executor:
         keep_reads: bool = True,
         app: str = "",
         known: Catalog | None = None,
+        within: Run | None = None,
     ) -> Batch:
         """A new set of runs that share calls with each other.
 
         Without `keep_reads`, a tool's read serves only those who ask while it is under way (see `ToolMemo`). `app` is
         the fingerprint under which the catalog keeps what the first rows teach; `known` stands for what it keeps now.
+        One that the code of another batch's row runs is `within` that row, and writes the same journal.
         """
         batch = Batch(
-            name, merge=merge, on_change=on_change, keys=self._shared_keys, keep_reads=keep_reads, app=app, known=known
+            name,
+            merge=merge,
+            on_change=on_change,
+            keys=self._shared_keys,
+            keep_reads=keep_reads,
+            app=app,
+            known=known,
+            within=within,
         )
         batch.ranks = ranks(batch.known, self.pool)
         batch.keeps = keeps(batch.known)
         if batch.known is not None:
             batch.answer_lengths = batch.known.answer_lengths()
         journal = journal or self._shared_journal
+        if journal is None and within is not None:
+            journal = self._journals.get(within.batch.number)
         if journal is not None:
             self._journals[batch.number] = journal
             batch.desk.journal = journal
@@ -155,7 +166,7 @@ class Executor:
 
         `key` identifies the row across restarts; by default it is made of the content and its n-th occurrence.
         """
-        run = Run(batch, key or batch.keys.key(content), 0)
+        run = Run(batch, batch.row_key(content, key), 0)
         run.noted = batch.watch.note(run.key) if batch.watch is not None else None
         batch.stats.rows += 1
         with self._ambient_lock:

@@ -89,6 +89,8 @@ class Journal:
                 raise JournalError(f"cannot use {self.path} as a journal: {error}") from error
             undo.pop_all()
         self._read_lock = threading.Lock()
+        self._closing = threading.Lock()
+        self._closed = False
         self._queue: queue.SimpleQueue[tuple[str, tuple[object, ...], Callable[[BaseException | None], None]] | None]
         self._queue = queue.SimpleQueue()
         self.failed: JournalError | None = None
@@ -166,10 +168,15 @@ class Journal:
         """Write a finished call; `committed(error)` is called on the writer's thread after the commit."""
         usage = completion.usage
         values = (*key, usage.prompt_tokens, usage.cached_tokens, usage.generated_tokens, completion.engine)
-        self._queue.put(("insert or ignore into calls values (?,?,?,?,?,?,?,?)", (*values, completion.raw), committed))
+        statement = "insert or ignore into calls values (?,?,?,?,?,?,?,?)"
+        if not self._enqueue(statement, (*values, completion.raw), committed):
+            committed(JournalError(f"the journal {self.path} is closed"))
 
     def put_write(self, key: WriteKey, result: bytes | None) -> Future[None]:
-        """Note that a tool's write begins (None) or what it gave; the future ends with the commit, never in failure."""
+        """Note that a tool's write begins (None) or what it gave; the future ends with the commit.
+
+        It fails only where the journal is closed: the run is over, and a row that it left behind must not write.
+        """
         return self._put("insert or replace into writes values (?,?,?,?,?)", (*key, result), raising=False)
 
     def drop_write(self, key: WriteKey) -> Future[None]:
@@ -193,8 +200,18 @@ class Journal:
             else:
                 future.set_exception(error)
 
-        self._queue.put((statement, values, committed))
+        if not self._enqueue(statement, values, committed):
+            future.set_exception(JournalError(f"the journal {self.path} is closed: the run that wrote it is over"))
         return future
+
+    def _enqueue(
+        self, statement: str, values: tuple[object, ...], committed: Callable[[BaseException | None], None]
+    ) -> bool:
+        """Have it written, unless nobody writes any more."""
+        with self._closing:
+            if not self._closed:
+                self._queue.put((statement, values, committed))
+            return not self._closed
 
     def _write(self) -> None:
         while True:
@@ -228,8 +245,10 @@ class Journal:
 
     def close(self) -> None:
         """Write what is queued and close the file; idempotent."""
-        if self._thread.is_alive():
-            self._queue.put(None)
-            self._thread.join()
+        with self._closing:
+            if not self._closed:
+                self._queue.put(None)
+            self._closed = True
+        self._thread.join()
         self._db.close()
         self._file.close()

@@ -113,8 +113,8 @@ class Rows:
         failed = True
         try:
             yield row
-            if run.in_doubt is not None:
-                raise run.in_doubt
+            if run.fatal is not None:
+                raise run.fatal
             failed = False
         except Exception as error:
             row.result = error

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,7 +27,7 @@ from halo_core.runtime.stats import ToolStats
 from halo_core.runtime.tool_call import ToolCall
 from halo_core.runtime.tool_memo import AbandonedError, AloneError, ToolMemo
 from halo_core.runtime.within import within
-from halo_core.runtime.writes import WriteRecord
+from halo_core.runtime.writes import WriteRecord, row_of
 
 if TYPE_CHECKING:
     from halo_core.runtime.journal import Journal
@@ -49,10 +49,19 @@ What they raise, the caller gets instead of a result.
 class ToolDesk:
     """Makes the tool calls of one batch."""
 
-    def __init__(self, stats: Callable[[str], ToolStats], *, share: bool = True, keep_reads: bool = True) -> None:
-        """`share`: whether equal calls may be one at all; `keep_reads`: see `ToolMemo`."""
+    def __init__(
+        self,
+        stats: Callable[[str], ToolStats],
+        *,
+        share: bool = True,
+        keep_reads: bool = True,
+        outer: ToolDesk | None = None,
+    ) -> None:
+        """`share`: whether equal calls may be one at all; `keep_reads`: see `ToolMemo`; `outer`: the desk of the batch
+        inside whose row this one's runs. What is written here, is written for that one too."""
         self._share = share
         self.memo = ToolMemo(keep_reads=keep_reads)
+        self._outer = outer
         self._stats = stats
         self._counting = threading.Lock()
         self._unclaimed: set[tuple[Any, ...]] = set()
@@ -105,7 +114,7 @@ class ToolDesk:
                 if record is None:
                     return await self._amake(call, make)
                 await asyncio.wrap_future(record.begins())
-                with record.failing():
+                with record.making():
                     result = await self._amake(call, make)
                 await asyncio.wrap_future(record.ends(result))
                 return result
@@ -147,7 +156,7 @@ class ToolDesk:
             if record is None:
                 return self._make(call, make)
             record.begins().result()
-            with record.failing():
+            with record.making():
                 result = self._make(call, make)
             record.ends(result).result()
             return result
@@ -168,7 +177,7 @@ class ToolDesk:
         if self.journal is None or run is None or call.effect is not Effect.WRITE:
             return None
         signature = call.signature or ""
-        what = run.key, call.tool, signature
+        what = row_of(run), call.tool, signature
         with self._counting:
             if freed := self._freed.get(what):
                 n, fresh = heapq.heappop(freed)
@@ -178,7 +187,7 @@ class ToolDesk:
         try:
             record = WriteRecord(self.journal, (*what, n), call, lambda: self._free(what, n, fresh=True), fresh=fresh)
         except InDoubtError as doubt:  # many frameworks tell a model of it, and go on: the row must fail all the same
-            run.trouble = run.in_doubt = doubt
+            run.fail(doubt)
             self._free(what, n, fresh=False)
             raise
         if record.known:
@@ -244,8 +253,15 @@ class ToolDesk:
                 self._unclaimed.add(key)
             self.memo.settle(key, call, future, kept)
 
-    def _writing(self, call: ToolCall) -> AbstractContextManager[None]:
-        return self.memo.written(call.sources) if call.effect is Effect.WRITE else nullcontext()
+    @contextmanager
+    def _writing(self, call: ToolCall) -> Iterator[None]:
+        """The call is made in the block: where it writes, what was read before is read again."""
+        with ExitStack() as stack:
+            desk: ToolDesk | None = self if call.effect is Effect.WRITE else None
+            while desk is not None:
+                stack.enter_context(desk.memo.written(call.sources))
+                desk = desk._outer
+            yield
 
     @asynccontextmanager
     async def _passed(self, call: ToolCall) -> AsyncIterator[None]:

@@ -6,13 +6,26 @@ import pickle
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from contextvars import ContextVar
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from halo_core.errors import InDoubtError
 from halo_core.runtime.journal import Journal, WriteKey
 
 if TYPE_CHECKING:
+    from halo_core.runtime.batch import Run
     from halo_core.runtime.tool_call import ToolCall
+
+
+_AROUND: ContextVar[str] = ContextVar("halo_write", default="")
+"""Which write the current code is inside of. What it writes there is counted apart: once that one is known, a resumed
+row asks for none of it."""
+
+
+def row_of(run: Run) -> str:
+    """The row of a `WriteKey` for what the current code writes."""
+    return run.key + _AROUND.get()
 
 
 class WriteRecord:
@@ -59,8 +72,9 @@ class WriteRecord:
         return self._journal.put_write(self._key, kept)
 
     @contextmanager
-    def failing(self) -> Iterator[None]:
+    def making(self) -> Iterator[None]:
         """Forget the write if it fails: its caller has heard. One cancelled or too slow stays in doubt."""
+        token = _AROUND.set(f"{_AROUND.get()}/{blake2b(repr(self._key[1:]).encode(), digest_size=12).hexdigest()}")
         try:
             yield
         except TimeoutError:
@@ -71,3 +85,5 @@ class WriteRecord:
             self._journal.drop_write(self._key)
             self._forgotten()
             raise
+        finally:
+            _AROUND.reset(token)

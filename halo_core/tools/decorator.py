@@ -92,6 +92,12 @@ def identity_of(function: Any) -> Any:
         return function.__func__, type(owner)
 
 
+def identity_of_object(thing: Any, passing: Sequence[str] = ()) -> Any:
+    """Tells tools of one name that are objects apart: by their class and fields but `passing`, else each is its own."""
+    told = signature_of({k: v for k, v in vars(thing).items() if k not in passing and not isinstance(v, type)})
+    return Itself(thing) if told is None else (type(thing), told)
+
+
 def tool_call(spec: ToolSpec, signature: str | None, arguments: Mapping[str, Any], identity: Any = None) -> ToolCall:
     """The call of a declared tool with this signature; `identity` tells it from others of its name."""
     return ToolCall(

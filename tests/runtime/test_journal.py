@@ -13,6 +13,7 @@ import pytest
 
 from halo_core.errors import JournalError
 from halo_core.pool import LLMCall
+from halo_core.pool.call import Completion, Usage
 from halo_core.runtime import Executor, Journal, RowResult
 from tests.runtime.scripted import ScriptedEngine, answer, ask, text_of
 
@@ -133,3 +134,15 @@ os.kill(os.getpid(), signal.SIGKILL)
     found = journal.call(("", "call 7", 0))
     assert found is not None and text_of(found) == "7" and found.usage == answer("7").usage
     journal.close()
+
+
+def test_a_row_that_outlives_its_journal_writes_nothing_and_does_not_wait(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j.db", app="x", resume=False)
+    journal.close()
+    journal.close()
+    for late in (journal.put_write(("r", "t", "s", 0), None), journal.put_row(RowResult("k", 0, "1"))):
+        with pytest.raises(JournalError, match="closed"):
+            late.result(timeout=10)
+    told: list[BaseException | None] = []
+    journal.put_call(("", "f", 0), Completion(b"{}", Usage(1, 0, 1), "e0"), told.append)
+    assert [type(error) for error in told] == [JournalError]

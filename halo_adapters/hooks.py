@@ -16,7 +16,8 @@ class Hooks:
     ) -> None:
         """`entries`: methods of `base` through which every use goes; `contract`: what subclasses define below them.
 
-        `wrap(owner, name, method)` makes the wrapper of a contract method, which has a true `__halo__`.
+        `wrap(owner, name, method)` makes the wrapper of a contract method, which has a true `__halo__`; where it
+        returns the method itself, that is left alone.
         """
         self._base = base
         self._entry_names = entries
@@ -63,8 +64,18 @@ class Hooks:
                     and not getattr(method, "__halo__", False)
                     and not getattr(method, "__isabstractmethod__", False)
                 ):
-                    self._replace(owner, name, self._wrap(owner, name, method))
+                    wrapped = self._wrap(owner, name, method)
+                    if wrapped is not method:
+                        self._replace(owner, name, wrapped)
         self._ensured.add(cls)
+
+    def ensure_all(self) -> None:
+        """`ensure` for every subclass that exists by now, where the base has no entry through which every use goes."""
+        found = [self._base]
+        while found:
+            cls = found.pop()
+            self.ensure(cls)
+            found += cls.__subclasses__()
 
     def _replace(self, cls: type, name: str, method: Any) -> None:
         self._replaced.append((cls, name, getattr(cls, name)))
