@@ -153,7 +153,6 @@ def _sum(one: RequestUsage, other: RequestUsage) -> RequestUsage:
 
 @contextmanager
 def _inside(run: Run, agent: str) -> Iterator[None]:
-    tools.install()  # classes may have come since
     token = SESSION.set(run)
     try:
         with speaking(agent):
@@ -169,6 +168,7 @@ def _run_stream(original: Any) -> Any:
                 async for item in stream:
                     yield item
             return
+        tools.install()  # classes may have come since
         executor = get_executor()
         run = executor.begin(executor.ambient(), task_content(kwargs.get("task")))
         failed = True
@@ -195,6 +195,7 @@ def _run(original: Any) -> Any:
     async def run(self: Any, *args: Any, **kwargs: Any) -> Any:
         if SESSION.get() is not None:
             return await original(self, *args, **kwargs)
+        tools.install()
         with ambient_run(task_content(kwargs.get("task"))) as own:
             await get_executor().admitted(own)
             with _inside(own, self.name):

@@ -13,7 +13,7 @@ import asyncio
 import copy
 import functools
 import inspect
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from contextvars import ContextVar, copy_context
 from typing import Any
@@ -77,23 +77,22 @@ def _spec(run: Run, name: str, hints: Any) -> Any:
 
 def _tool_call(run: Run, tool: Any, asked: Any) -> ToolCall:
     spec = _spec(run, tool.name, getattr(tool, "halo", None))
-    equal = spec.key(asked) if spec.key is not None and spec.shares else asked
+    if not spec.shares:
+        return tool_call(spec, signature_of(asked), {"args": asked})
+    equal = spec.key(asked) if spec.key is not None else asked
     function = getattr(tool, "_func", None)
     own = identity_of(function) if function is not None else identity_of_object(tool)
     return tool_call(spec, signature_of(equal), {"args": asked}, own)
 
 
-def _bench_call(run: Run, bench: Any, name: str, arguments: Mapping[str, Any]) -> ToolCall:
+def _bench_call(run: Run, bench: Any, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ToolCall:
+    """The call that `method(bench, *args, **kwargs)` is."""
+    given = inspect.signature(method).bind_partial(bench, *args, **kwargs).arguments
+    name, arguments = str(given.get("name")), given.get("arguments") or {}
     hints = getattr(bench, "halo", None)
     spec = _spec(run, name, hints.get(name) if isinstance(hints, Mapping) else None)
     equal = spec.key(**arguments) if spec.key is not None and spec.shares else arguments
     return tool_call(spec, signature_of(equal), {"args": arguments}, Itself(bench))
-
-
-def _named(method: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *names: str) -> list[Any]:
-    """Arguments of a call to `method`, None for those not given."""
-    given = inspect.signature(method).bind_partial(None, *args, **kwargs).arguments
-    return [given.get(name) for name in names]
 
 
 @contextmanager
@@ -163,14 +162,13 @@ def _wrap_bench(owner: type, name: str, method: Any) -> Any:
             running = SESSION.get()
             if running is None or _INSIDE.get() is self:
                 return await method(self, *args, **kwargs)
-            tool, arguments = _named(method, args, kwargs, "name", "arguments")
 
             async def make() -> Any:
                 with _inside(self):
                     return _success(await method(self, *args, **kwargs))
 
             try:
-                return await running.batch.desk.acall(_bench_call(running, self, tool, arguments or {}), make)
+                return await running.batch.desk.acall(_bench_call(running, self, method, args, kwargs), make)
             except _ToldError as told:
                 return told.result
 
@@ -180,8 +178,7 @@ def _wrap_bench(owner: type, name: str, method: Any) -> Any:
         running = SESSION.get()
         inner = functools.partial(method, self, *args, **kwargs)
         if running is not None and _INSIDE.get() is not self:
-            tool, arguments = _named(method, args, kwargs, "name", "arguments")
-            call = _bench_call(running, self, tool, arguments or {})
+            call = _bench_call(running, self, method, args, kwargs)
             inner = functools.partial(_streamed, running, call, self, inner)
         async with aclosing(inner()) as stream:
             try:
@@ -232,8 +229,7 @@ async def _streamed(
                 items.put_nowait(held)
             raise
 
-    made: Awaitable[Any] = run.batch.desk.acall(call, make)
-    task = asyncio.ensure_future(made)
+    task = asyncio.create_task(run.batch.desk.acall(call, make))
     task.add_done_callback(lambda _: items.put_nowait(None))
     try:
         while (item := await items.get()) is not None:

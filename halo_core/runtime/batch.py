@@ -180,7 +180,7 @@ class Batch:
         self.merge = merge
         self.stats = BatchStats()
         self.memo = Memo()
-        outer = within.batch.desk if within is not None else None
+        outer = within.batch.desk.memo if within is not None else None
         self.desk: ToolDesk = ToolDesk(self.stats.tool, share=merge, keep_reads=keep_reads, outer=outer)
         self.flights: dict[MergeKey, Flight] = {}
         self.active: set[Run] = set()

@@ -169,8 +169,10 @@ class Journal:
         usage = completion.usage
         values = (*key, usage.prompt_tokens, usage.cached_tokens, usage.generated_tokens, completion.engine)
         statement = "insert or ignore into calls values (?,?,?,?,?,?,?,?)"
-        if not self._enqueue(statement, (*values, completion.raw), committed):
-            committed(JournalError(f"the journal {self.path} is closed"))
+        try:
+            self._enqueue(statement, (*values, completion.raw), committed)
+        except JournalError as error:
+            committed(error)
 
     def put_write(self, key: WriteKey, result: bytes | None) -> Future[None]:
         """Note that a tool's write begins (None) or what it gave; the future ends with the commit.
@@ -200,18 +202,20 @@ class Journal:
             else:
                 future.set_exception(error)
 
-        if not self._enqueue(statement, values, committed):
-            future.set_exception(JournalError(f"the journal {self.path} is closed: the run that wrote it is over"))
+        try:
+            self._enqueue(statement, values, committed)
+        except JournalError as error:
+            future.set_exception(error)
         return future
 
     def _enqueue(
         self, statement: str, values: tuple[object, ...], committed: Callable[[BaseException | None], None]
-    ) -> bool:
-        """Have it written, unless nobody writes any more."""
+    ) -> None:
+        """Have it written. Raises `JournalError` where nobody writes any more."""
         with self._closing:
-            if not self._closed:
-                self._queue.put((statement, values, committed))
-            return not self._closed
+            if self._closed:
+                raise JournalError(f"the journal {self.path} is closed: the run that wrote it is over")
+            self._queue.put((statement, values, committed))
 
     def _write(self) -> None:
         while True:

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -55,13 +55,11 @@ class ToolDesk:
         *,
         share: bool = True,
         keep_reads: bool = True,
-        outer: ToolDesk | None = None,
+        outer: ToolMemo | None = None,
     ) -> None:
-        """`share`: whether equal calls may be one at all; `keep_reads`: see `ToolMemo`; `outer`: the desk of the batch
-        inside whose row this one's runs. What is written here, is written for that one too."""
+        """`share`: whether equal calls may be one at all; `keep_reads`, `outer`: see `ToolMemo`."""
         self._share = share
-        self.memo = ToolMemo(keep_reads=keep_reads)
-        self._outer = outer
+        self.memo = ToolMemo(keep_reads=keep_reads, outer=outer)
         self._stats = stats
         self._counting = threading.Lock()
         self._unclaimed: set[tuple[Any, ...]] = set()
@@ -253,15 +251,8 @@ class ToolDesk:
                 self._unclaimed.add(key)
             self.memo.settle(key, call, future, kept)
 
-    @contextmanager
-    def _writing(self, call: ToolCall) -> Iterator[None]:
-        """The call is made in the block: where it writes, what was read before is read again."""
-        with ExitStack() as stack:
-            desk: ToolDesk | None = self if call.effect is Effect.WRITE else None
-            while desk is not None:
-                stack.enter_context(desk.memo.written(call.sources))
-                desk = desk._outer
-            yield
+    def _writing(self, call: ToolCall) -> AbstractContextManager[None]:
+        return self.memo.written(call.sources) if call.effect is Effect.WRITE else nullcontext()
 
     @asynccontextmanager
     async def _passed(self, call: ToolCall) -> AsyncIterator[None]:

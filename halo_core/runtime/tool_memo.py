@@ -6,7 +6,7 @@ import concurrent.futures
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from halo_core.plan import Effect
@@ -31,7 +31,9 @@ class AbandonedError(Exception):
 class ToolMemo:
     """Results of one batch's pure and read calls, by signature and by the state of what they read."""
 
-    def __init__(self, *, keep_reads: bool = True) -> None:
+    def __init__(self, *, keep_reads: bool = True, outer: ToolMemo | None = None) -> None:
+        """`outer` is of the batch inside whose row this one runs: what is written here is written for that one too."""
+        self._outer = outer
         self.keep_reads = keep_reads
         """Whether a finished read serves later ones; without it only those that ask while it is under way."""
         self._lock = threading.Lock()
@@ -86,7 +88,8 @@ class ToolMemo:
             self._under_way.update((*touched, _SOMETHING))
             self._writes.update((*touched, _SOMETHING))
         try:
-            yield
+            with self._outer.written(sources) if self._outer is not None else nullcontext():
+                yield
         finally:
             with self._lock:
                 self._under_way.subtract((*touched, _SOMETHING))

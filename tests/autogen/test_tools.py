@@ -206,9 +206,9 @@ KINDS: dict[str, Callable[[Note], Any]] = {
 }
 
 
-def team_with(thing: Any) -> RoundRobinGroupChat:
+def team_with(thing: Any, agent: type[AssistantAgent] = AssistantAgent) -> RoundRobinGroupChat:
     given = {"workbench": thing} if isinstance(thing, Workbench) else {"tools": [thing]}
-    return RoundRobinGroupChat([AssistantAgent("a", Asking(), **given)], max_turns=1)
+    return RoundRobinGroupChat([agent("a", Asking(), **given)], max_turns=1)
 
 
 @pytest.mark.parametrize("driver", ["native", "autogen"])
@@ -260,9 +260,7 @@ async def test_writes_of_every_kind_are_not_made_again_on_resume(kind: str, tmp_
                 raise ConnectionError("the row fails behind its tool")
 
     def made() -> RoundRobinGroupChat:
-        thing = KINDS[kind](lambda q: calls.append(q))
-        given = {"workbench": thing} if isinstance(thing, Workbench) else {"tools": [thing]}
-        return RoundRobinGroupChat([Breaking("a", Asking(), **given)], max_turns=1)
+        return team_with(KINDS[kind](lambda q: calls.append(q)), Breaking)
 
     first = await arun_batch(made(), ["0", "1"], journal=tmp_path / "j.db", on_error="collect")
     assert len(first.errors) == 2 and sorted(calls) == [0, 1]
@@ -317,7 +315,7 @@ async def test_what_a_tool_writes_inside_another_is_counted_apart(tmp_path: Path
             book(1)
 
     def made() -> RoundRobinGroupChat:
-        return RoundRobinGroupChat([Agent("a", Asking(), tools=[Outer(print, "outer")])], max_turns=1)
+        return team_with(Outer(print, "outer"), Agent)
 
     await arun_batch(made(), ["1"], journal=tmp_path / "j.db", on_error="collect")
     assert booked == [1]
