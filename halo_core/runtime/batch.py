@@ -177,12 +177,14 @@ class Batch:
         """What this batch alone taught, once it is closed."""
         self.keys = keys or RowKeys()
         self.number = next(_batch_numbers)
-        self.merge = merge
+        self.merge: bool = merge and (within is None or within.batch.merge)
         self.stats = BatchStats()
         self.memo = Memo()
-        outer = within.batch.desk.memo if within is not None else None
-        self.desk: ToolDesk = ToolDesk(self.stats.tool, share=merge, keep_reads=keep_reads, outer=outer)
+        outer = within.batch.desk if within is not None else None
+        self.desk: ToolDesk = ToolDesk(self.stats.tool, share=self.merge, keep_reads=keep_reads, outer=outer)
         self.flights: dict[MergeKey, Flight] = {}
+        self._joined: Run | None = None
+        self._numbers: dict[MergeKey, int] = {}
         self.active: set[Run] = set()
         self.started_s = time.monotonic()
         self.errors: list[str] = []
@@ -197,6 +199,29 @@ class Batch:
         if self.within is None:
             return key or self.keys.key(content)
         return self.within.batch.keys.key(f"{self.within.key}/{self.name}/{key or content}")
+
+    def join(self, run: Run) -> None:
+        """Share calls with the batch of `run`, whose code runs this one, and with all others that join that one."""
+        self._joined = run
+        self.memo, self.flights = run.batch.memo, run.batch.flights
+
+    @property
+    def joined(self) -> bool:
+        """Whether its memo is another batch's."""
+        return self._joined is not None
+
+    def merge_key(self, run: Run, fingerprint: str) -> MergeKey:
+        """The key of a call of `run`, one of this batch, that equal ones of other rows may answer.
+
+        Equal rows of a batch inside another's row merge with each other, and all that they ask is that row's: what
+        the row asks again, here or in its next such batch, is a repetition.
+        """
+        key = (fingerprint, run.repetition("", fingerprint))
+        if self._joined is None:
+            return key
+        if key not in self._numbers:
+            self._numbers[key] = self._joined.batch.merge_key(self._joined, fingerprint)[1]
+        return fingerprint, self._numbers[key]
 
     def changed(self) -> None:
         """Something was counted; progress displays listen."""

@@ -85,9 +85,10 @@ class Executor:
     ) -> Batch:
         """A new set of runs that share calls with each other.
 
-        Without `keep_reads`, a tool's read serves only those who ask while it is under way (see `ToolMemo`). `app` is
-        the fingerprint under which the catalog keeps what the first rows teach; `known` stands for what it keeps now.
-        One that the code of another batch's row runs is `within` that row, and writes the same journal.
+        Without `keep_reads`, a tool's read serves only those who ask while it is under way. `app` is the fingerprint
+        under which the catalog keeps what the first rows teach; `known` stands for what it keeps now.
+        One that the code of another batch's row runs is `within` that row: it writes the same journal, and shares its
+        calls with that batch and with all others inside it. With a journal of its own it shares model calls with none.
         """
         batch = Batch(
             name,
@@ -104,8 +105,10 @@ class Executor:
         if batch.known is not None:
             batch.answer_lengths = batch.known.answer_lengths()
         journal = journal or self._shared_journal
-        if journal is None and within is not None:
-            journal = self._journals.get(within.batch.number)
+        outer_journal = self._journals.get(within.batch.number) if within is not None else None
+        journal = journal or outer_journal
+        if within is not None and batch.merge and journal is outer_journal:
+            batch.join(within)
         if journal is not None:
             self._journals[batch.number] = journal
             batch.desk.journal = journal
@@ -133,7 +136,8 @@ class Executor:
         batch.desk.close()
         if batch.planned:
             self.follow(None)
-        self._mail.post(batch.memo.clear)
+        if not batch.joined:
+            self._mail.post(batch.memo.clear)
         if batch.watch is not None:
             self._remember(batch, batch.watch)
 
@@ -290,7 +294,7 @@ class Executor:
         mergeable = batch.merge and call.deterministic and call.origin.attempt == 1
         key: MergeKey | None = None
         if mergeable:
-            key = (fingerprint, run.repetition("", fingerprint))
+            key = batch.merge_key(run, fingerprint)
             journal_key: JournalKey = ("", *key)
             if (known := batch.memo.get(key)) is not None:
                 waiter.how = How.SHARED

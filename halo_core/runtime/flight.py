@@ -19,7 +19,7 @@ class How(StrEnum):
     EXECUTED = "executed"
     """An engine computed it for this caller."""
     SHARED = "shared"
-    """An equal call of the same batch computed it."""
+    """An equal call of the same batch, or of one with which that shares its calls, computed it."""
     REPLAYED = "replayed"
     """The journal of an earlier, interrupted run had it."""
     FAILED = "failed"
@@ -27,7 +27,7 @@ class How(StrEnum):
 
 
 MergeKey = tuple[str, int]
-"""(fingerprint, n-th repetition within its run): equal keys in one batch are one call."""
+"""(fingerprint, n-th repetition within its row): equal keys in one batch, and those inside it, are one call."""
 
 logger = logging.getLogger(__name__)
 

@@ -10,6 +10,7 @@ import asyncio
 import concurrent.futures
 import copy
 import heapq
+import itertools
 import threading
 import time
 from collections import Counter
@@ -25,7 +26,7 @@ from halo_core.runtime.gates import passing
 from halo_core.runtime.loops import on_event_loop
 from halo_core.runtime.stats import ToolStats
 from halo_core.runtime.tool_call import ToolCall
-from halo_core.runtime.tool_memo import AbandonedError, AloneError, ToolMemo
+from halo_core.runtime.tool_memo import AbandonedError, AloneError, Key, ToolMemo
 from halo_core.runtime.within import within
 from halo_core.runtime.writes import WriteRecord, row_of
 
@@ -36,6 +37,8 @@ T = TypeVar("T")
 
 FIRST_PAUSE_S = 0.1
 """Before a declared retry; doubled for every further one."""
+
+_scopes = itertools.count()
 
 Observer = Callable[[ToolCall], object]
 
@@ -55,14 +58,20 @@ class ToolDesk:
         *,
         share: bool = True,
         keep_reads: bool = True,
-        outer: ToolMemo | None = None,
+        outer: ToolDesk | None = None,
     ) -> None:
-        """`share`: whether equal calls may be one at all; `keep_reads`, `outer`: see `ToolMemo`."""
+        """`share`: whether equal calls may be one at all; `keep_reads`: whether a finished read serves later ones, too,
+        not only those that ask while it is under way. `outer` is of the batch inside whose row this one's runs."""
         self._share = share
-        self.memo = ToolMemo(keep_reads=keep_reads, outer=outer)
+        self._keep_reads = keep_reads
+        self._memo: ToolMemo = outer._memo if outer is not None else ToolMemo()
+        joins = outer is not None and (outer._share, outer._keep_reads) == (share, keep_reads)
+        self._scope: int = outer._scope if outer is not None and joins else next(_scopes)
+        """Of the results in the memo, those that this desk's calls may share."""
+        self._owns_scope = not joins
         self._stats = stats
         self._counting = threading.Lock()
-        self._unclaimed: set[tuple[Any, ...]] = set()
+        self._unclaimed: set[Key] = set()
         """Results got by looking ahead that no real call has asked for yet."""
         self.journal: Journal | None = None
         """Where finished writes are kept, so that a resumed row does not make them again."""
@@ -74,7 +83,8 @@ class ToolDesk:
 
     def close(self) -> None:
         """Drop all that is kept."""
-        self.memo.clear()
+        if self._owns_scope:
+            self._memo.clear(self._scope)
         self._unclaimed.clear()
         self._met.clear()
 
@@ -87,7 +97,7 @@ class ToolDesk:
 
     async def _acall(self, call: ToolCall, make: Callable[[], Awaitable[T]]) -> T:
         self._meet(call)
-        while self._shares(call) and (joined := self.memo.join(call)) is not None:
+        while self._shares(call) and (joined := self._memo.join(call, self._scope)) is not None:
             key, future, mine = joined
             if mine:
                 with self._lead(key, call, future) as lead:
@@ -128,7 +138,7 @@ class ToolDesk:
     def _call(self, call: ToolCall, make: Callable[[], T]) -> T:
         may_wait = not on_event_loop()
         self._meet(call)
-        while self._shares(call) and (joined := self.memo.join(call)) is not None:
+        while self._shares(call) and (joined := self._memo.join(call, self._scope)) is not None:
             key, future, mine = joined
             if mine:
                 with self._lead(key, call, future) as lead:
@@ -202,7 +212,7 @@ class ToolDesk:
     @property
     def looks_ahead(self) -> bool:
         """Whether a result that is got before it is asked for is kept until then."""
-        return self._share and self.memo.keep_reads
+        return self._share and self._keep_reads
 
     def _meet(self, call: ToolCall) -> None:
         """Raise what this row's own look ahead met: a failed call is not made again because it was begun early."""
@@ -211,7 +221,7 @@ class ToolDesk:
             if error is not None:
                 raise error
 
-    def _claim(self, key: tuple[Any, ...], call: ToolCall) -> None:
+    def _claim(self, key: Key, call: ToolCall) -> None:
         """Count a result that somebody else's call got, unless it was got for nobody in particular yet."""
         if LOOKING.get() is not None:
             return
@@ -224,9 +234,7 @@ class ToolDesk:
     # -- rules ---------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _lead(
-        self, key: tuple[Any, ...], call: ToolCall, future: concurrent.futures.Future[Any]
-    ) -> Iterator[list[Any]]:
+    def _lead(self, key: Key, call: ToolCall, future: concurrent.futures.Future[Any]) -> Iterator[list[Any]]:
         """Make a call that others may wait for; the result is put into the list."""
         lead: list[Any] = []
         look = LOOKING.get()
@@ -237,22 +245,23 @@ class ToolDesk:
         except Exception as error:  # each of the others meets the failure, or not, by itself
             if look is not None:
                 self._met[SESSION.get(), call.tool, call.signature] = error
-            self.memo.drop(key, future, AloneError())
+            self._memo.drop(key, future, AloneError())
             raise
         except BaseException:  # cancelled: one of the others makes it
-            self.memo.drop(key, future, AbandonedError())
+            self._memo.drop(key, future, AbandonedError())
             raise
         try:
             kept = copy.deepcopy(lead[0])
         except Exception:
-            self.memo.drop(key, future, AloneError())
+            self._memo.drop(key, future, AloneError())
         else:
             if look is not None:
                 self._unclaimed.add(key)
-            self.memo.settle(key, call, future, kept)
+            keep = call.effect is Effect.PURE or self._keep_reads
+            self._memo.settle(key, future, kept, keep=keep)
 
     def _writing(self, call: ToolCall) -> AbstractContextManager[None]:
-        return self.memo.written(call.sources) if call.effect is Effect.WRITE else nullcontext()
+        return self._memo.written(call.sources) if call.effect is Effect.WRITE else nullcontext()
 
     @asynccontextmanager
     async def _passed(self, call: ToolCall) -> AsyncIterator[None]:

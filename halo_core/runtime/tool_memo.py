@@ -6,7 +6,7 @@ import concurrent.futures
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 from halo_core.plan import Effect
@@ -28,22 +28,25 @@ class AbandonedError(Exception):
     """The caller that made the call for all was cancelled."""
 
 
-class ToolMemo:
-    """Results of one batch's pure and read calls, by signature and by the state of what they read."""
+Key = tuple[Any, ...]
+"""Of a result: its scope, what was called, and how often what it reads had been written by then."""
 
-    def __init__(self, *, keep_reads: bool = True, outer: ToolMemo | None = None) -> None:
-        """`outer` is of the batch inside whose row this one runs: what is written here is written for that one too."""
-        self._outer = outer
-        self.keep_reads = keep_reads
-        """Whether a finished read serves later ones; without it only those that ask while it is under way."""
+
+class ToolMemo:
+    """Results of pure and read calls, by signature and by the state of what they read.
+
+    A batch and those that its rows' code runs have one memo, so that each hears of the others' writes.
+    """
+
+    def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._results: OrderedDict[tuple[Any, ...], concurrent.futures.Future[Any]] = OrderedDict()
+        self._results: OrderedDict[Key, concurrent.futures.Future[Any]] = OrderedDict()
         self._writes: Counter[str] = Counter()
         """Beginnings and ends of writes, by source."""
         self._under_way: Counter[str] = Counter()
 
-    def join(self, call: ToolCall) -> tuple[tuple[Any, ...], concurrent.futures.Future[Any], bool] | None:
-        """The key and the future result of a call that is shared, and whether the caller has to make it.
+    def join(self, call: ToolCall, scope: int) -> tuple[Key, concurrent.futures.Future[Any], bool] | None:
+        """The key and the future result of a call that is shared in `scope`, and whether the caller has to make it.
 
         None where it must be made alone: what it reads is being written.
         """
@@ -51,7 +54,7 @@ class ToolMemo:
             watched = self._watched(call)
             if any(self._under_way[source] for source in watched):
                 return None
-            key = (call.tool, call.identity, call.signature, *(self._writes[source] for source in watched))
+            key = (scope, call.tool, call.identity, call.signature, *(self._writes[source] for source in watched))
             future = self._results.get(key)
             if future is not None:
                 self._results.move_to_end(key)
@@ -61,18 +64,18 @@ class ToolMemo:
                 self._results.popitem(last=False)
             return key, future, True
 
-    def settle(self, key: tuple[Any, ...], call: ToolCall, future: concurrent.futures.Future[Any], result: Any) -> None:
-        """The call was made."""
-        if call.effect is not Effect.PURE and not self.keep_reads:
+    def settle(self, key: Key, future: concurrent.futures.Future[Any], result: Any, *, keep: bool) -> None:
+        """The call was made; `keep` its result for those who ask later, not only for those who wait already."""
+        if not keep:
             self._forget(key, future)
         future.set_result(result)
 
-    def drop(self, key: tuple[Any, ...], future: concurrent.futures.Future[Any], reason: BaseException) -> None:
+    def drop(self, key: Key, future: concurrent.futures.Future[Any], reason: BaseException) -> None:
         """The call ended without a result that can be shared: whoever waits for it hears `reason`."""
         self._forget(key, future)
         future.set_exception(reason)
 
-    def _forget(self, key: tuple[Any, ...], future: concurrent.futures.Future[Any]) -> None:
+    def _forget(self, key: Key, future: concurrent.futures.Future[Any]) -> None:
         with self._lock:
             if self._results.get(key) is future:
                 del self._results[key]
@@ -88,8 +91,7 @@ class ToolMemo:
             self._under_way.update((*touched, _SOMETHING))
             self._writes.update((*touched, _SOMETHING))
         try:
-            with self._outer.written(sources) if self._outer is not None else nullcontext():
-                yield
+            yield
         finally:
             with self._lock:
                 self._under_way.subtract((*touched, _SOMETHING))
@@ -101,7 +103,8 @@ class ToolMemo:
             return ()
         return (*call.sources, _ANYTHING) if call.sources else (_SOMETHING,)
 
-    def clear(self) -> None:
-        """Drop all results."""
+    def clear(self, scope: int) -> None:
+        """Drop the results of `scope`."""
         with self._lock:
-            self._results.clear()
+            for key in [key for key in self._results if key[0] == scope]:
+                del self._results[key]

@@ -15,7 +15,7 @@ from langgraph.graph import END, START, StateGraph
 import halo_adapters.langgraph as halo
 from halo_core import tool
 from halo_core.errors import InDoubtError
-from halo_core.pool import SimulatedSpec
+from halo_core.pool import SimulatedSpec, get_pool
 from halo_core.runtime import BatchOptions, Journal
 
 
@@ -165,3 +165,101 @@ def test_what_it_writes_ends_the_sharing_of_what_its_row_has_read() -> None:
         return {"found": [before, sorted(inside)[0], count("tea")]}
 
     assert graph(outer).batch([{"n": 0}, {"n": 1}], {"max_concurrency": 1})[0]["found"] == [5, 3, 3]
+
+
+@pytest.fixture
+def asked() -> dict[str, int]:
+    """How the calls of the inner batches of `ask_inside` got their answers."""
+    return {"executed": 0, "shared": 0, "replayed": 0}
+
+
+def engine_calls() -> int:
+    return sum(engine.counters.calls for engine in get_pool().engines())
+
+
+def ask_inside(asked: dict[str, int], texts: list[str], times: int = 1, journal: Journal | None = None) -> Any:
+    """A graph whose node asks the model `texts` in a batch inside its row, so many times one after the other."""
+    model = ChatOpenAI(model="gpt-4o-mini", temperature=0, api_key="unused")  # type: ignore[arg-type]
+
+    async def ask(state: State) -> State:
+        return {"found": [(await model.ainvoke(state["part"])).content]}
+
+    inner = graph(ask)
+
+    async def outer(state: State) -> State:
+        found = []
+        for _ in range(times):
+            outs = await inner.abatch([{"part": text} for text in texts], halo_options=BatchOptions(journal=journal))
+            total = inner.last_run.stats.total
+            for name in asked:
+                asked[name] += getattr(total, name)
+            found += [out["found"][0] for out in outs]
+        return {"found": found}
+
+    return graph(outer)
+
+
+@pytest.mark.parametrize("limit", [1, None])
+@pytest.mark.parametrize("journaled", [False, True])
+def test_equal_calls_inside_different_rows_are_one(
+    tmp_path: Path, asked: dict[str, int], limit: int | None, journaled: bool
+) -> None:
+    app = ask_inside(asked, ["x?", "y?", "x?"])
+    journal = Journal(tmp_path / "j.db", app="x", resume=False) if journaled else None
+    outs = asyncio.run(
+        app.abatch([{"n": n} for n in range(4)], {"max_concurrency": limit}, halo_options=BatchOptions(journal=journal))
+    )
+    assert len({tuple(out["found"]) for out in outs}) == 1
+    assert engine_calls() == 2
+    if limit == 1:  # else the counts of one inner batch may be read behind another's
+        assert asked == {"executed": 2, "shared": 10, "replayed": 0}
+
+
+def test_what_a_row_asks_again_in_its_next_inner_batch_is_a_repetition(asked: dict[str, int]) -> None:
+    app = ask_inside(asked, ["x?", "x?"], times=3)
+    asyncio.run(app.abatch([{"n": n} for n in range(4)]))
+    assert engine_calls() == 3
+
+
+def test_nothing_is_shared_inside_a_batch_that_shares_nothing(asked: dict[str, int]) -> None:
+    app = ask_inside(asked, ["x?", "x?"])
+    app.halo.merge = False
+    asyncio.run(app.abatch([{"n": n} for n in range(2)]))
+    assert engine_calls() == 4
+
+
+def test_with_a_journal_of_its_own_it_shares_model_calls_with_none(tmp_path: Path, asked: dict[str, int]) -> None:
+    journal = Journal(tmp_path / "j.db", app="x", resume=False)
+    app = ask_inside(asked, ["x?"], journal=journal)
+    asyncio.run(app.abatch([{"n": n} for n in range(3)], {"max_concurrency": 1}))
+    journal.close()
+    assert asked == {"executed": 1, "shared": 0, "replayed": 2}
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_reads_inside_different_rows_are_one_until_somebody_writes(limit: int) -> None:
+    stock, counted = {"tea": 5}, []
+
+    @tool(effect="read", source="stock")
+    def count(what: str) -> int:
+        counted.append(what)
+        return stock[what]
+
+    @tool(effect="write", source="stock")
+    def take(what: str) -> None:
+        stock[what] -= 1
+
+    read = graph(lambda state: {"found": [count("tea")]})
+
+    def outer(state: State) -> State:
+        before = [out["found"][0] for out in read.batch([{"n": 0}, {"n": 1}])]
+        if state["n"] == 3:
+            take("tea")  # in the row itself, not inside: who reads inside must hear of it
+        after = [out["found"][0] for out in read.batch([{"n": 0}, {"n": 1}])]
+        return {"found": [*before, *after]}
+
+    outs = graph(outer).batch([{"n": n} for n in range(4)], {"max_concurrency": limit})
+    assert outs[3]["found"][2:] == [4, 4]
+    if limit == 1:
+        assert [out["found"] for out in outs] == [[5, 5, 5, 5]] * 3 + [[5, 5, 4, 4]]
+        assert len(counted) == 2
