@@ -25,7 +25,7 @@ class Hooks:
         self._wrap = wrap
         self._replaced: list[tuple[type, str, Any]] = []
         self._ensured: set[type] = set()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     @property
     def installed(self) -> bool:
@@ -54,20 +54,11 @@ class Hooks:
         """
         if cls in self._ensured:
             return
-        for owner in cls.__mro__:
-            if owner is self._base or not issubclass(owner, self._base):
-                continue
-            for name in self._contract:
-                method = owner.__dict__.get(name)
-                if (
-                    inspect.isfunction(method)
-                    and not getattr(method, "__halo__", False)
-                    and not getattr(method, "__isabstractmethod__", False)
-                ):
-                    wrapped = self._wrap(owner, name, method)
-                    if wrapped is not method:
-                        self._replace(owner, name, wrapped)
-        self._ensured.add(cls)
+        with self._lock:  # two threads that meet a class first would wrap it twice
+            for owner in cls.__mro__:
+                if owner is not self._base and issubclass(owner, self._base):
+                    self._wrap_own(owner)
+            self._ensured.add(cls)
 
     def ensure_all(self) -> None:
         """`ensure` for every subclass that exists by now, where the base has no entry through which every use goes."""
@@ -76,6 +67,18 @@ class Hooks:
             cls = found.pop()
             self.ensure(cls)
             found += cls.__subclasses__()
+
+    def _wrap_own(self, owner: type) -> None:
+        for name in self._contract:
+            method = owner.__dict__.get(name)
+            if (
+                inspect.isfunction(method)
+                and not getattr(method, "__halo__", False)
+                and not getattr(method, "__isabstractmethod__", False)
+            ):
+                wrapped = self._wrap(owner, name, method)
+                if wrapped is not method:
+                    self._replace(owner, name, wrapped)
 
     def _replace(self, cls: type, name: str, method: Any) -> None:
         self._replaced.append((cls, name, getattr(cls, name)))

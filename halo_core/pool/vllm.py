@@ -155,10 +155,13 @@ class VLLMEngine(EndpointEngine):
 
     def _launch(self) -> EngineProcess:
         python = self.python
+        scratch: Path | None = None
         try:
             scratch = scratch_folder()
             listen = _bound_socket(self._port)
         except OSError as error:  # no room, no descriptors
+            if scratch is not None:
+                shutil.rmtree(scratch, ignore_errors=True)
             raise EngineStartError(f"{self._label} cannot be started: {error}") from error
         self._events_address = f"ipc://{scratch}/kv"
         self._events_stopped = asyncio.Event()

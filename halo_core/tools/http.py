@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 """Safe methods (RFC 9110, 9.2.1); every other is taken to write."""
 _PORTS = {"http": 80, "https": 443}
+_closing: set[asyncio.Task[None]] = set()
+"""A loop keeps only weak references to its tasks."""
 MATTERING = ("accept", "accept-language", "authorization", "cookie", "range")
 """Request headers that may decide the answer; two GETs that differ in one of them are not equal."""
 
@@ -140,10 +143,20 @@ class Http:
         return await (make() if run is None else run.batch.desk.acall(self._call(request), make))
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections; those of tasks go as their event loops get to it."""
         if self._client is not None:
             self._client.close()
             self._client = None
+        clients, self._clients = dict(self._clients), WeakKeyDictionary()
+        for loop, client in clients.items():
+            with contextlib.suppress(RuntimeError):  # a closed loop's connections went with it
+                loop.call_soon_threadsafe(_close, loop, client)
+
+    async def aclose(self) -> None:
+        """The same from a task, which then knows that its loop's connections are closed."""
+        if (client := self._clients.pop(asyncio.get_running_loop(), None)) is not None:
+            await client.aclose()
+        self.close()
 
     def _request(self, method: str, url: str, options: Mapping[str, Any]) -> httpx.Request:
         try:
@@ -193,6 +206,12 @@ def http(
         raise HttpError(f"max_inflight is {max_inflight}; give 1 or more")
     lowered = tuple(header.lower() for header in headers)
     return Http(base_url, name, max_inflight, lowered, retries, timeout_s)
+
+
+def _close(loop: asyncio.AbstractEventLoop, client: httpx.AsyncClient) -> None:
+    task = loop.create_task(client.aclose())
+    _closing.add(task)
+    task.add_done_callback(_closing.discard)
 
 
 def _failed(request: Any, error: Exception) -> HttpError:

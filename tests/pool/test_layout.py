@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,14 @@ import pytest
 from halo_core.errors import ConfigError, EngineStartError
 from halo_core.pool import layout as layout_module
 from halo_core.pool.config import VLLMSpec
-from halo_core.pool.layout import Layout, build_vllm_engines, candidates, choose_layout, make_engines
+from halo_core.pool.layout import (
+    Layout,
+    build_vllm_engines,
+    candidates,
+    choose_layout,
+    make_engines,
+    vllm_version,
+)
 from halo_core.pool.machine import GPU, Machine, parse_gpus
 from halo_core.pool.vllm import VLLMEngine
 from halo_core.pool.vllm_command import VLLMSettings
@@ -210,3 +218,16 @@ def test_engines_share_the_memory(settings: VLLMSettings, monkeypatch: pytest.Mo
     monkeypatch.setattr(layout_module.psutil, "virtual_memory", lambda: Memory)
     engines = make_engines("m", settings, Layout(engines=2, width=1))
     assert [engine.settings.kv_cache_gib for engine in engines] == [1.0, 1.0]
+
+
+def test_another_interpreter_is_asked_for_its_own_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dist = tmp_path / "site" / "vllm-9.9.dist-info"
+    dist.mkdir(parents=True)
+    (dist / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 9.9\n")
+    other = tmp_path / "python"
+    other.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path / "site"} exec {sys.executable} "$@"\n')
+    other.chmod(0o755)
+    monkeypatch.setenv("HALO_VLLM_PYTHON", str(other))
+    assert vllm_version(str(other)) == "vllm 9.9"
+    assert vllm_version(sys.executable) != "vllm 9.9"
+    assert vllm_version(str(tmp_path / "none")) == "unknown"

@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from halo_core.errors import EngineDiedError, EngineStartError
+from halo_core.pool import vllm as vllm_module
 from halo_core.pool.call import LLMCall
 from halo_core.pool.vllm import VLLMEngine
 from halo_core.pool.vllm_command import Placement, StoreSettings, VLLMSettings
@@ -110,6 +111,28 @@ async def test_the_program_gets_its_arguments_and_environment(model: Path) -> No
     assert env["HF_HUB_OFFLINE"] == "1"
     assert env["VLLM_SERVER_DEV_MODE"] == "1"
     assert not Path(env["TMPDIR"]).exists(), "its scratch folder is removed with it"
+
+
+async def test_a_start_that_finds_no_port_leaves_no_folder(
+    engine: VLLMEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = tmp_path / "scratch"
+
+    def make() -> Path:
+        scratch.mkdir()
+        return scratch
+
+    def bind(port: int) -> None:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(vllm_module, "scratch_folder", make)
+        patch.setattr(vllm_module, "_bound_socket", bind)
+        with pytest.raises(EngineStartError, match="Too many open files"):
+            await engine.start()
+    assert not scratch.exists()
+    await engine.start()
+    assert engine.health.state == "ready"
 
 
 async def test_close_leaves_no_process(engine: VLLMEngine) -> None:

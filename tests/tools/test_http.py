@@ -152,3 +152,36 @@ def test_a_request_that_was_sent_and_not_answered_is_in_doubt() -> None:
     sent = (httpx.ReadTimeout("slow"), httpx.ReadError("gone"), httpx.RemoteProtocolError("no answer"))
     assert all(_failed(request, error).in_doubt for error in sent)
     assert not any(_failed(request, error).in_doubt for error in (httpx.ConnectError("no"), httpx.ConnectTimeout("no")))
+
+
+async def test_closing_closes_the_connections_of_every_loop(server: Server) -> None:
+    api = http(server.url)
+    loop = asyncio.new_event_loop()
+    other = threading.Thread(target=loop.run_forever)
+    other.start()
+    try:
+        await api.aget("/here")
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(api.aget("/there"), loop))
+        api.get("/sync")
+        clients = list(api._clients.values())
+        assert len(clients) == 2
+        await api.aclose()
+        for _ in range(200):
+            if all(client.is_closed for client in clients):
+                break
+            await asyncio.sleep(0.01)
+        assert all(client.is_closed for client in clients)
+        assert (await api.aget("/again")).status == 200, "it may be used again"
+        api.close()
+        await asyncio.sleep(0.05)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        await asyncio.to_thread(other.join)
+        loop.close()
+
+
+def test_closing_after_the_loop_has_ended(server: Server) -> None:
+    api = http(server.url)
+    assert asyncio.run(api.aget("/a")).status == 200
+    api.close()
+    api.close()
