@@ -15,6 +15,8 @@ from benchmarks.processes import stub_server
 from halo_core.pool import EndpointSpec, EnginePool, PoolConfig, VLLMSpec, configure
 
 MODEL = "smollm2"
+MODEL_TOKENS = 8192
+"""Tokens of one request that it was made for: vLLM refuses a longer `max_model_len`."""
 OUT_OF_THE_BOX = "smollm2-out-of-the-box"
 """The same model on an engine that nobody has laid out."""
 APP_MODEL = "gpt-4o-mini"

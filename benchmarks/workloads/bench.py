@@ -17,8 +17,6 @@ from benchmarks.workloads.catalog import NAMES, TOOLED, opened, repeats
 from benchmarks.workloads.systems import SYSTEMS, Systems
 from halo_core.pool.kv_speed import kv_bytes_per_token
 
-LONGEST = 8192  # tokens of one request that the benchmarks' model (SmolLM2) was made for
-
 
 def main(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help=f"Of {', '.join(NAMES)}.")],
@@ -50,7 +48,7 @@ def main(
     if distinct not in ("paper", "all", "both"):
         raise typer.BadParameter("--distinct takes paper, all or both")
     systems = systems_of(against, tuple(SYSTEMS))
-    length = min(kv_tokens // 2, LONGEST)
+    length = min(kv_tokens // 2, shared.MODEL_TOKENS)
     small = {"kv_cache_gib": _kv_gib(kv_tokens, dtype), "max_model_len": length} if kv_tokens else {}
     pool = shared.start(layout, dtype, out_of_the_box="B0d" in systems, **small)
     documents: dict[str, Any] = {}
